@@ -1,0 +1,48 @@
+"""Package metadata and dependencies; tool settings live in pyproject.toml."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+ROOT = pathlib.Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+?)"', (ROOT / "osvos_tf/__init__.py").read_text()).group(1)
+
+REQUIREMENTS = [
+    "tensorflow>=2.15,<2.22",  # the networks, tf.data, training and serving
+    "keras>=2.15,<4",  # the functional graphs and the .keras format
+    "numpy>=1.26,<3",  # arrays in metrics, inference and snapping
+    # OpenCV: video, drawing, boundaries, the bilateral solver. Headless: no display libraries.
+    "opencv-contrib-python-headless>=4.9,<6",
+    "pillow>=10.1,<14",  # palette masks: OpenCV turns palette indices into colours
+    "absl-py>=2.0,<3",  # the commands' flags
+    "tqdm>=4.66,<5",  # progress bars
+    "tensorboard>=2.15,<2.22",  # tf.summary needs it; TF 2.21 no longer brings it
+]
+EXTRAS = {
+    "dev": [
+        "pytest>=8,<10",  # the tests
+        "hypothesis>=6.100,<7",  # property tests
+        "pytest-timeout>=2.3,<3",  # a hanging process test must fail, not hang
+        "ruff>=0.8,<1",  # lint and format
+    ],
+}
+COMMANDS = ["davis_to_tfrecord", "train_parent", "segment", "evaluate", "demo"]
+
+setup(
+    name="osvos_tf",
+    version=VERSION,
+    description="One-shot video object segmentation (OSVOS) in Keras and TensorFlow",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10,<3.14",
+    packages=find_packages(include=["osvos_tf*", "pipelines*", "benchmarks*"]),
+    install_requires=REQUIREMENTS,
+    extras_require=EXTRAS,
+    entry_points={
+        "console_scripts": [
+            f"osvos-{name.replace('_', '-')} = pipelines.{name}:run" for name in COMMANDS
+        ]
+    },
+)
