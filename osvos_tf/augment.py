@@ -1,0 +1,122 @@
+"""Pure functions on an (image, mask) pair: the same seed moves both the same way.
+
+Images are float32 or uint8 RGB [height, width, 3] in 0..255, masks uint8 [height, width, 1] with
+0 background, 1 object, 255 void. Images are interpolated, masks take the nearest value, so that a
+mask's values stay what they were. A seed is an integer tensor of shape [2].
+"""
+
+import math
+
+import tensorflow as tf
+
+VOID = 255
+_SPLITS = 4
+
+
+def augment(image, mask, seed, augmentation, size=None):
+    """Applies a recipe's augmentation.
+
+    Args:
+        image: see above.
+        mask: see above.
+        seed: int [2].
+        augmentation: a `recipes.Augmentation`.
+        size: (height, width) of the view of the frame; None keeps the frame's size. An
+            augmentation's `scales` resize what comes out.
+
+    Returns:
+        `(image, mask)`: float32 [height, width, 3] in 0..255, uint8 [height, width, 1].
+    """
+    image = tf.cast(image, tf.float32)
+    seeds = tf.unstack(tf.random.experimental.stateless_split(seed, _SPLITS))
+    if augmentation.flip:
+        image, mask = random_flip(image, mask, seeds[1])
+    moves = augmentation.zoom != (1.0, 1.0) or augmentation.shift or augmentation.rotation
+    if moves or size is not None:
+        image, mask = random_view(
+            image,
+            mask,
+            seeds[2],
+            size=tf.shape(image)[:2] if size is None else size,
+            zoom=augmentation.zoom,
+            shift=augmentation.shift,
+            rotation=augmentation.rotation,
+        )
+    if augmentation.scales:
+        image, mask = random_scale(image, mask, seeds[0], augmentation.scales)
+    if augmentation.gain:
+        image = random_gain(image, seeds[3], augmentation.gain)
+    return image, mask
+
+
+def random_flip(image, mask, seed):
+    """Swaps left and right half of the time."""
+    flip = tf.random.stateless_uniform([], seed) < 0.5
+    return tf.cond(flip, lambda: (image[:, ::-1], mask[:, ::-1]), lambda: (image, mask))
+
+
+def random_scale(image, mask, seed, scales):
+    """Resizes the whole frame by one of `scales`, each as likely as the others."""
+    index = tf.random.stateless_uniform([], seed, maxval=len(scales), dtype=tf.int32)
+    scale = tf.gather(tf.constant(scales, tf.float32), index)
+    size = tf.cast(tf.round(tf.cast(tf.shape(image)[:2], tf.float32) * scale), tf.int32)
+    image = tf.cast(tf.image.resize(image, size, antialias=True), image.dtype)
+    return image, tf.image.resize(mask, size, method="nearest")
+
+
+def random_view(image, mask, seed, *, size, zoom=(1.0, 1.0), shift=0.0, rotation=0.0):
+    """Looks at the frame through a zoomed, shifted and rotated window.
+
+    Without any of the three the view is the frame, scaled so that its height fills the view. Past
+    the frame's border the image is mirrored and the mask is void.
+
+    Args:
+        image: see the module.
+        mask: see the module.
+        seed: int [2].
+        size: (height, width) of the view.
+        zoom: smallest and largest factor, drawn log-uniformly; 2 shows objects twice as large.
+        shift: largest move of the centre, as a fraction of the frame's height and width.
+        rotation: largest angle in degrees, either way.
+    """
+    draws = tf.random.stateless_uniform([4], seed, minval=-1.0, maxval=1.0)
+    low, high = (math.log(factor) for factor in zoom)
+    factor = tf.exp((low + high) / 2 + draws[0] * (high - low) / 2)
+    angle = draws[1] * (rotation * math.pi / 180)
+    frame = tf.cast(tf.shape(image)[:2], tf.float32)
+    view = tf.cast(size, tf.float32)
+    step = frame[0] / view[0] / factor  # pixels of the frame per pixel of the view
+    centre = (frame - 1) / 2 + shift * draws[2:4] * frame
+    cosine, sine = step * tf.cos(angle), step * tf.sin(angle)
+    middle = (view - 1) / 2
+    transform = tf.stack(
+        [
+            cosine,
+            -sine,
+            centre[1] - cosine * middle[1] + sine * middle[0],
+            sine,
+            cosine,
+            centre[0] - sine * middle[1] - cosine * middle[0],
+            0.0,
+            0.0,
+        ]
+    )
+    image = _transform(image, transform, size, "BILINEAR", "REFLECT", 0)
+    return image, _transform(mask, transform, size, "NEAREST", "CONSTANT", VOID)
+
+
+def random_gain(image, seed, gain):
+    """Brightens or darkens the image and tints it: each by a factor in 1 - gain .. 1 + gain."""
+    draws = tf.random.stateless_uniform([4], seed, minval=1 - gain, maxval=1 + gain)
+    return tf.clip_by_value(tf.cast(image, tf.float32) * draws[0] * draws[1:4], 0.0, 255.0)
+
+
+def _transform(pixels, transform, size, interpolation, fill_mode, fill_value):
+    return tf.raw_ops.ImageProjectiveTransformV3(
+        images=pixels[None],
+        transforms=transform[None],
+        output_shape=tf.cast(size, tf.int32),
+        interpolation=interpolation,
+        fill_mode=fill_mode,
+        fill_value=tf.cast(fill_value, tf.float32),
+    )[0]

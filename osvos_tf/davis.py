@@ -1,0 +1,183 @@
+"""A DAVIS tree: its sequences and frames, from the 2016 pair lists or the 2017 name lists.
+
+    ROOT/JPEGImages/<resolution>/<sequence>/<frame>.jpg
+    ROOT/Annotations/<resolution>/<sequence>/<frame>.png
+    ROOT/ImageSets/<resolution>/<split>.txt          2016: an image and a mask path per line
+    ROOT/ImageSets/<year>/<split>.txt                2017: a sequence name per line
+
+Paths in a list begin with a slash that means the root.
+"""
+
+import dataclasses
+import pathlib
+
+from osvos_tf.errors import InputError
+
+LIST_YEARS = ("2016", "2017")  # looked at in this order, after the list of the resolution
+
+
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """One frame: where its JPEG lies, and the PNG with its mask if it has one."""
+
+    name: str
+    image: pathlib.Path
+    mask: pathlib.Path | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Sequence:
+    """A video: its name and its frames in order of time."""
+
+    name: str
+    frames: tuple[Frame, ...]
+
+
+def read_split(root, split, *, resolution="480p", sequences=()):
+    """Finds the sequences of a split and checks that every image and mask file is there.
+
+    Args:
+        root: DAVIS root, the folder that holds JPEGImages, Annotations and ImageSets.
+        split: name of a list, such as "train", or a list inside ImageSets, such as "2017/train".
+        resolution: name of the folder below JPEGImages and Annotations.
+        sequences: names of the sequences to keep; empty keeps all.
+
+    Returns:
+        A tuple of `Sequence`, in the order of the list.
+
+    Raises:
+        InputError: no such tree, split or sequence, an empty split, or a missing image or mask.
+    """
+    root = pathlib.Path(root)
+    for folder in (root / "JPEGImages" / resolution, root / "Annotations" / resolution):
+        if not folder.is_dir():
+            raise InputError(
+                f"No folder {folder}. A DAVIS root holds JPEGImages/{resolution} and "
+                f"Annotations/{resolution}; found in {root}: {_listing(root)}. Check --davis and "
+                "--resolution."
+            )
+    path = _find_list(root, split, resolution)
+    lines = _read_lines(path)
+    if not lines:
+        raise InputError(f"The split list {path} is empty. Name a split with sequences.")
+    if len(lines[0]) > 1:
+        found = _from_pairs(root, path, lines)
+    else:
+        found = _from_names(root, path, lines, resolution)
+    _require_once([frame.image for sequence in found for frame in sequence.frames], path)
+    return _select(found, sequences, path)
+
+
+def check_name(name, source):
+    """Raises InputError unless `name` is usable as one folder or file name, never a path."""
+    if not name or name in (".", "..") or any(c in name for c in "/\\\0"):
+        raise InputError(f"{source} names {name!r}, which is not a plain sequence or frame name.")
+
+
+def _listing(folder):
+    if not folder.is_dir():
+        return "nothing, the folder does not exist"
+    return ", ".join(sorted(entry.name for entry in folder.iterdir())[:8]) or "nothing"
+
+
+def _find_list(root, split, resolution):
+    sets = root / "ImageSets"
+    if "/" in split:
+        candidates = [sets / f"{split}.txt"]
+    else:
+        candidates = [sets / folder / f"{split}.txt" for folder in (resolution, *LIST_YEARS)]
+    for path in candidates:
+        if path.is_file():
+            return path
+    known = sorted(str(p.relative_to(sets).with_suffix("")) for p in sets.glob("*/*.txt"))
+    raise InputError(
+        f"No list for split {split!r}: looked for {', '.join(map(str, candidates))}. "
+        f"Splits found: {', '.join(known) or 'none'}."
+    )
+
+
+def _read_lines(path):
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise InputError(f"The split list {path} is not UTF-8 text.") from None
+    return [line.split() for line in text.splitlines() if line.strip()]
+
+
+def _from_pairs(root, path, lines):
+    """2016 form: `/JPEGImages/480p/bear/00000.jpg /Annotations/480p/bear/00000.png` lines."""
+    frames = {}
+    for number, fields in enumerate(lines, start=1):
+        if len(fields) != 2:
+            raise InputError(
+                f"{path}, line {number}: wanted an image and a mask path, got {len(fields)} "
+                "fields. DAVIS-2016 lists have two paths a line, DAVIS-2017 lists one name."
+            )
+        # The paths start with a slash, which would make them absolute: they mean the DAVIS root.
+        image, mask = (pathlib.Path(field.lstrip("/")) for field in fields)
+        if ".." in image.parts + mask.parts:
+            raise InputError(f"{path}, line {number}: the paths must stay inside {root}.")
+        image, mask = root / image, root / mask
+        _require(image, "image", path)
+        _require(mask, "mask", path)
+        frames.setdefault(image.parent.name, []).append(Frame(image.stem, image, mask))
+    return [Sequence(name, tuple(found)) for name, found in frames.items()]
+
+
+def _from_names(root, path, lines, resolution):
+    """2017 form: one sequence name a line; the frames are what lies in the sequence's folder."""
+    found = []
+    for number, fields in enumerate(lines, start=1):
+        if len(fields) != 1:
+            raise InputError(
+                f"{path}, line {number}: wanted one sequence name, as in the lines before, got "
+                f"{len(fields)} fields."
+            )
+        (name,) = fields
+        check_name(name, path)
+        images = root / "JPEGImages" / resolution / name
+        masks = root / "Annotations" / resolution / name
+        if not images.is_dir():
+            raise InputError(f"{path} names sequence {name!r}, but there is no folder {images}.")
+        frames = [
+            Frame(image.stem, image, masks / f"{image.stem}.png")
+            for image in sorted(images.glob("*.jpg"))
+        ]
+        if not frames:
+            raise InputError(f"Sequence {name!r} has no .jpg frame in {images}.")
+        for frame in frames:
+            _require(frame.mask, "mask", path)
+        orphans = {mask.stem for mask in masks.glob("*.png")} - {frame.name for frame in frames}
+        for orphan in sorted(orphans):
+            _require(images / f"{orphan}.jpg", "image", path)
+        found.append(Sequence(name, tuple(frames)))
+    return found
+
+
+def _require(file, kind, source):
+    if not file.is_file():
+        raise InputError(
+            f"No {kind} {file.name} for sequence {file.parent.name!r} in {file.parent}, although "
+            f"{source} asks for it. Complete the tree, or name other sequences."
+        )
+
+
+def _require_once(images, source):
+    seen = set()
+    for image in images:
+        if image in seen:
+            raise InputError(f"{source} names {image} twice. Remove one of the two lines.")
+        seen.add(image)
+
+
+def _select(found, names, path):
+    if not names:
+        return tuple(found)
+    by_name = {sequence.name: sequence for sequence in found}
+    unknown = [name for name in names if name not in by_name]
+    if unknown:
+        raise InputError(
+            f"{path} has no sequence {', '.join(map(repr, unknown))}; it has: "
+            f"{', '.join(sorted(by_name))}."
+        )
+    return tuple(by_name[name] for name in dict.fromkeys(names))

@@ -1,0 +1,305 @@
+"""TFRecord shards of annotated frames: the schema, the writer and the reader.
+
+    OUT/<split>-00000-of-00008.tfrecord   one tf.train.Example a frame, see `FEATURES`
+    OUT/manifest.json                     sequences, frames, a checksum a shard
+
+The manifest is written last: a folder without one holds no records.
+"""
+
+import glob
+import hashlib
+import io
+import itertools
+import json
+import pathlib
+
+import cv2
+import tensorflow as tf
+from PIL import Image
+
+from osvos_tf import video
+from osvos_tf.errors import InputError
+from osvos_tf.files import atomic_path, ensure_writable
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+# `image` is a JPEG, the source's own bytes unless it was resized. `mask` is a one-channel PNG with
+# 0 background, 255 object, 128 void; it is empty where the frame has none.
+FEATURES = {
+    "sequence": tf.io.FixedLenFeature([], tf.string),
+    "frame": tf.io.FixedLenFeature([], tf.string),
+    "height": tf.io.FixedLenFeature([], tf.int64),
+    "width": tf.io.FixedLenFeature([], tf.int64),
+    "image": tf.io.FixedLenFeature([], tf.string),
+    "mask": tf.io.FixedLenFeature([], tf.string, default_value=b""),
+}
+_STORED_VOID = 128
+_JPEG_QUALITY = 95  # of resized images
+
+
+def write_records(sequences, out, split, *, shards=8, height=None, progress=iter):
+    """Converts sequences to shards; all of them and the manifest, or no manifest.
+
+    Args:
+        sequences: of `davis.read_split`.
+        out: the folder for shards and manifest; made where it is missing.
+        split: the name that the shards bear.
+        shards: number of files; frames are dealt out in order, so a shard holds whole stretches.
+        height: height in pixels to resize frames to; None keeps the JPEG bytes as they are.
+        progress: wraps the iterator over the frames, for a progress bar.
+
+    Returns:
+        The manifest, a dict.
+
+    Raises:
+        InputError: an unreadable image, a mask of another size or with unexpected values, a folder
+            that cannot be written or holds the records of another split.
+    """
+    out = ensure_writable(out)
+    frames = [(sequence.name, frame) for sequence in sequences for frame in sequence.frames]
+    if not 1 <= shards <= len(frames):
+        raise InputError(f"--shards must be in 1..{len(frames)} (the frames). Received: {shards}.")
+    _clear(out, split)
+    examples = iter(progress(_examples(frames, height)))
+    try:
+        entries = [
+            _write_shard(
+                out / f"{split}-{index:05d}-of-{shards:05d}.tfrecord",
+                list(itertools.islice(examples, count)),
+            )
+            for index, count in enumerate(_deal(len(frames), shards))
+        ]
+        next(examples, None)  # progress counts an element when it is asked for the one after it
+    except BaseException:
+        _clear(out, split)
+        raise
+    manifest = {
+        "schema_version": SCHEMA_VERSION,
+        "split": split,
+        "height": height,
+        "sequences": {sequence.name: len(sequence.frames) for sequence in sequences},
+        "frames": len(frames),
+        "shards": entries,
+    }
+    with atomic_path(out / MANIFEST) as temporary:
+        temporary.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    return manifest
+
+
+def read_manifest(records):
+    """Returns the manifest of a records folder, after checking that every shard is there.
+
+    Raises:
+        InputError: no manifest, another schema, or a shard that is missing or cut short.
+    """
+    records = pathlib.Path(records)
+    path = records / MANIFEST
+    if not path.is_file():
+        raise InputError(
+            f"No {MANIFEST} in {records}. Wanted a folder that davis_to_tfrecord has finished; run "
+            "it (again) with --out set to this folder."
+        )
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        version, shards = manifest["schema_version"], manifest["shards"]
+        sizes = {shard["file"]: shard["bytes"] for shard in shards}
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} is no manifest of records ({error}). Remove it, convert again."
+        ) from error
+    if version != SCHEMA_VERSION:
+        raise InputError(f"{path}: wanted schema version {SCHEMA_VERSION}, got {version}.")
+    for name, size in sizes.items():
+        shard = records / name
+        found = shard.stat().st_size if shard.is_file() else None
+        if found != size:
+            state = "is missing" if found is None else f"has {found} bytes"
+            raise InputError(f"{shard} {state}, {MANIFEST} says {size} bytes. Convert again.")
+    return manifest
+
+
+def read_records(records):
+    """Returns a dataset of serialised examples, in the order in which they were written."""
+    manifest = read_manifest(records)
+    paths = [str(pathlib.Path(records) / shard["file"]) for shard in manifest["shards"]]
+    return tf.data.TFRecordDataset(paths)
+
+
+def parse(example, *, height=None):
+    """Decodes one serialised example inside a `tf.data` map.
+
+    Args:
+        example: scalar string.
+        height: height in pixels that is enough for the caller; a JPEG can be decoded at a half,
+            a quarter or an eighth for much less than at full size, and is where that suffices.
+
+    Returns:
+        `(image, mask)`: uint8 [h, w, 3], and uint8 [h, w, 1] with 0 background, 1 object, 255
+        void; a frame without a mask is void all over.
+    """
+    features = tf.io.parse_single_example(example, FEATURES)
+
+    def decode(ratio):
+        image = tf.io.decode_jpeg(features["image"], channels=3, ratio=ratio)
+        return image, _decode_mask(features["mask"], image, ratio)
+
+    if height is None:
+        return decode(1)
+    fits = tf.cast(features["height"] // height, tf.int32)
+    return tf.case(
+        [(fits >= ratio, lambda ratio=ratio: decode(ratio)) for ratio in (8, 4, 2)],
+        default=lambda: decode(1),
+    )
+
+
+def _decode_mask(png, image, ratio):
+    def decode():
+        values = tf.io.decode_png(png, channels=1)
+        for axis in (0, 1):  # the middle of each block; a block at the border may be cut short
+            middle = tf.range(tf.shape(image)[axis]) * ratio + ratio // 2
+            values = tf.gather(values, tf.minimum(middle, tf.shape(values)[axis] - 1), axis=axis)
+        void = tf.cast(values == _STORED_VOID, tf.uint8) * video.VOID
+        return tf.cast(values == 255, tf.uint8) + void
+
+    shape = tf.concat([tf.shape(image)[:2], [1]], axis=0)
+    return tf.cond(
+        tf.strings.length(png) > 0, decode, lambda: tf.fill(shape, tf.constant(video.VOID, "uint8"))
+    )
+
+
+def _examples(frames, height):
+    """Yields serialised examples, read and checked in parallel by a `tf.data` pipeline."""
+
+    def load(row):
+        # An error travels as a value: an exception inside a map would lose its message.
+        try:
+            return _serialise(*(text.decode() for text in row.numpy()), height), ""
+        except InputError as error:
+            return b"", str(error)
+
+    rows = [[s, f.name, str(f.image), str(f.mask or "")] for s, f in frames]
+    dataset = tf.data.Dataset.from_tensor_slices(rows).map(
+        lambda row: tf.py_function(load, [row], (tf.string, tf.string)),
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
+    )
+    for example, error in dataset.prefetch(tf.data.AUTOTUNE).as_numpy_iterator():
+        if error:
+            raise InputError(error.decode())
+        yield example
+
+
+def _serialise(sequence, name, image_path, mask_path, height):
+    image, size = _read_jpeg(image_path)
+    mask = b""
+    if mask_path:
+        values = video.read_mask(mask_path)
+        if values.shape != size:
+            raise InputError(
+                f"Mask {mask_path} is {values.shape[1]}x{values.shape[0]}, its frame {image_path} "
+                f"is {size[1]}x{size[0]} (width x height). A mask must have its frame's size."
+            )
+    if height is not None:
+        width = max(1, round(size[1] * height / size[0]))
+        image = _resize_jpeg(image, width, height)
+        if mask_path:
+            values = cv2.resize(values, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+        size = (height, width)
+    if mask_path:
+        mask = _encode_mask(values)
+    return _example(sequence, name, size, image, mask).SerializeToString()
+
+
+def _example(sequence, name, size, image, mask):
+    values = {
+        "sequence": sequence.encode(),
+        "frame": name.encode(),
+        "height": size[0],
+        "width": size[1],
+        "image": image,
+        "mask": mask,
+    }
+    features = {
+        key: tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
+        if isinstance(value, int)
+        else tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+        for key, value in values.items()
+        if value != b""
+    }
+    return tf.train.Example(features=tf.train.Features(feature=features))
+
+
+def _read_jpeg(path):
+    """Returns the file's bytes and its (height, width), after decoding it as a check."""
+    try:
+        content = pathlib.Path(path).read_bytes()
+        with Image.open(io.BytesIO(content)) as picture:
+            kind, (width, height) = picture.format, picture.size
+            picture.draft("L", (width // 8, height // 8))  # reads every byte, computes few pixels
+            picture.load()
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"Cannot read image {path}: {error}. Replace the file.") from error
+    if kind != "JPEG":
+        raise InputError(f"Image {path} is {kind} inside. DAVIS frames are JPEG files.")
+    return content, (height, width)
+
+
+def _resize_jpeg(content, width, height):
+    with Image.open(io.BytesIO(content)) as picture:
+        small = picture.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
+    encoded = io.BytesIO()
+    small.save(encoded, "JPEG", quality=_JPEG_QUALITY)
+    return encoded.getvalue()
+
+
+def _encode_mask(values):
+    stored = values * 255  # 0 and 1 to 0 and 255; void, 255, is set below
+    stored[values == video.VOID] = _STORED_VOID
+    return cv2.imencode(".png", stored)[1].tobytes()
+
+
+def _deal(frames, shards):
+    """Returns how many of the frames each shard gets: together all, and no shard none."""
+    edges = [index * frames // shards for index in range(shards + 1)]
+    return [end - start for start, end in itertools.pairwise(edges)]
+
+
+def _write_shard(path, examples):
+    with atomic_path(path) as temporary:
+        try:
+            with tf.io.TFRecordWriter(str(temporary)) as writer:
+                for example in examples:
+                    writer.write(example)
+        except tf.errors.OpError as error:
+            raise InputError(
+                f"Cannot write {path}: {error.message}. Make room, or name another --out."
+            ) from error
+        content = temporary.read_bytes()
+    return {
+        "file": path.name,
+        "frames": len(examples),
+        "bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
+
+
+def _clear(out, split):
+    """Removes the manifest first, then all shards: what is left of a killed run is no records."""
+    manifest = out / MANIFEST
+    if manifest.exists():
+        try:
+            holds = json.loads(manifest.read_text(encoding="utf-8"))["split"]
+        except (ValueError, KeyError, TypeError):
+            raise InputError(
+                f"{manifest} is no manifest of records, and is in the way of one. Name another "
+                "--out, or remove the file."
+            ) from None
+        if holds != split:
+            raise InputError(
+                f"{out} holds the records of split {holds!r}. Name another --out for {split!r}."
+            )
+        manifest.unlink()
+    shards = f"{glob.escape(split)}-?????-of-?????.tfrecord"
+    for pattern in (shards, f".????????.{shards}", f".????????.{MANIFEST}"):  # dot: cut short
+        for file in out.glob(pattern):
+            file.unlink()
