@@ -1,0 +1,71 @@
+"""Class-balanced cross-entropy on logits, void-aware, and its sum over the network's outputs."""
+
+import tensorflow as tf
+
+NORMALISATIONS = ("sum", "balanced")
+
+
+def class_balanced_cross_entropy(logits, labels, *, normalise="sum"):
+    """The loss of the paper (equation 1, after HED), one value per image.
+
+    With N+ object, N- background and N = N+ + N- pixels, and l the cross-entropy of one pixel,
+
+        loss = N-/N * sum of l over the object + N+/N * sum of l over the background.
+
+    Args:
+        logits: float [batch, height, width, 1].
+        labels: same shape, any number type: 1 object, 0 background; pixels with any other value
+            (void) count nowhere.
+        normalise: "sum" is the paper's: summed over the pixels of one image. "balanced" divides
+            by 2 N+ N- / N, which makes it the mean of the two classes' mean cross-entropies, so
+            that neither the frame's nor the object's size changes its scale.
+
+    Returns:
+        float32 [batch]. Zero, with zero gradient, where an image lacks one of the two classes.
+    """
+    if normalise not in NORMALISATIONS:
+        raise ValueError(f"normalise must be one of {NORMALISATIONS}. Received: {normalise!r}.")
+    logits = tf.cast(logits, tf.float32)
+    axes = (1, 2, 3)
+    positive = tf.cast(tf.equal(labels, tf.ones([], labels.dtype)), tf.float32)
+    negative = tf.cast(tf.equal(labels, tf.zeros([], labels.dtype)), tf.float32)
+    positives = tf.reduce_sum(positive, axes)
+    negatives = tf.reduce_sum(negative, axes)
+    # Stable for any logit: max(x, 0) - x y + log(1 + exp(-|x|)).
+    cross_entropy = tf.nn.sigmoid_cross_entropy_with_logits(positive, logits)
+    on_object = tf.reduce_sum(positive * cross_entropy, axes)
+    on_background = tf.reduce_sum(negative * cross_entropy, axes)
+    if normalise == "balanced":
+        both = tf.cast(positives * negatives > 0, tf.float32)
+        means = tf.math.divide_no_nan(on_object, positives) + tf.math.divide_no_nan(
+            on_background, negatives
+        )
+        return both * means / 2
+    pixels = positives + negatives
+    return tf.math.divide_no_nan(negatives, pixels) * on_object + (
+        tf.math.divide_no_nan(positives, pixels) * on_background
+    )
+
+
+def deep_supervision(outputs, labels, *, side_weight, normalise="sum"):
+    """The fused output's loss plus `side_weight` times the four side outputs' (paper, section 3).
+
+    Args:
+        outputs: dict of logits `side2` ... `side5`, `fused`, each [batch, height, width, 1].
+        labels: see `class_balanced_cross_entropy`.
+        side_weight: weight of each side output; 0 leaves the sides out of the computation.
+        normalise: see `class_balanced_cross_entropy`.
+
+    Returns:
+        `(total, losses)`: float32 scalar, and a dict of float32 scalars by output name; all are
+        means over the batch.
+    """
+    names = [name for name in outputs if name == "fused" or side_weight]
+    losses = {
+        name: tf.reduce_mean(
+            class_balanced_cross_entropy(outputs[name], labels, normalise=normalise)
+        )
+        for name in names
+    }
+    total = losses["fused"] + side_weight * sum(losses[n] for n in names if n != "fused")
+    return total, losses

@@ -1,0 +1,237 @@
+"""The OSVOS network as Keras functional graphs (paper, section 3; recipe numbers in `VGG_BLOCKS`).
+
+VGG16 without its classifier; a side branch after the last convolution of stages 2 to 5; every
+side gives a score of its own (`side2` ... `side5`) and 16 channels to the fused output (`fused`).
+"""
+
+import functools
+import pathlib
+import time
+import zipfile
+
+import keras
+import tensorflow as tf
+
+from osvos_tf import layers
+from osvos_tf.errors import InputError
+from osvos_tf.files import atomic_path
+
+# Stage k has `VGG_BLOCKS[k - 1]` = (3x3 convolutions, channels), and works at 1 / 2^(k - 1).
+VGG_BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
+SIDES = {"side2": 2, "side3": 4, "side4": 8, "side5": 16}  # side output -> stride of its map
+OUTPUTS = (*SIDES, "fused")
+SIDE_CHANNELS = 16
+
+# Where training starts. "imagenet": the authors' initialisers beside pre-trained VGG weights,
+# which expect colours in 0..255. "scratch": He initialisation with colours scaled to about one.
+INITIALISERS = {
+    "imagenet": {"trunk": "he_normal", "side": 0.001, "score": 0.001, "scale": 1.0},
+    "scratch": {"trunk": "he_normal", "side": "he_normal", "score": 0.05, "scale": 1 / 64},
+}
+
+# Matrix work runs in the precision's compute type; logits, and all before them that is summed
+# over many terms, stay float32. Weights are float32 always.
+PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
+_PROBE = 1024  # rows of the matrix product that compares the precisions
+
+
+def build_foreground(*, crop="aligned", width_multiplier=1.0, start="imagenet", seed=None):
+    """Builds the foreground network: which pixels are the object.
+
+    Args:
+        crop: "aligned" or "center", see `layers.upsample`.
+        width_multiplier: factor on the channels of the trunk; 1.0 is VGG16, with 14,917,637
+            trainable parameters in all.
+        start: the initialisers, "imagenet" or "scratch", see `INITIALISERS`.
+        seed: makes the random weights repeatable.
+
+    Returns:
+        A functional `keras.Model`. Input: uint8 or float RGB [batch, height, width, 3] in 0..255,
+        any height and width. Output: dict of float32 logits [batch, height, width, 1]: `side2`,
+        `side3`, `side4`, `side5`, `fused`.
+
+    Raises:
+        ValueError: unknown `crop` or `start`, or a `width_multiplier` that is not positive.
+    """
+    return _build("foreground", crop, width_multiplier, start, seed)
+
+
+def build_contour(*, crop="aligned", width_multiplier=1.0, start="imagenet", seed=None):
+    """Builds the contour network: the foreground's architecture, see `build_foreground`."""
+    return _build("contour", crop, width_multiplier, start, seed)
+
+
+def build_predictor(model, *, height=None):
+    """Builds the one-output model that shares the network's weights: frames to probabilities.
+
+    Args:
+        model: a network of `build_foreground` or `build_contour`.
+        height: the height in pixels at which the network looks at frames; None takes the
+            network's own `working_height`, and where that is None too, the frames' height.
+
+    Returns:
+        A functional `keras.Model`: uint8 or float RGB [batch, height, width, 3] to float32
+        probability [batch, height, width, 1], at the size of the frames given.
+    """
+    height = height or working_height(model)
+    images = keras.Input((None, None, 3), name="images")
+    if height is None:
+        logits = model(images)["fused"]
+    else:
+        small = layers.ResizeToHeight(height, name="working_height")(images)
+        logits = layers.ResizeLike(name="frame_height")([model(small)["fused"], images])
+    probability = keras.layers.Activation("sigmoid", dtype="float32", name="probability")(logits)
+    return keras.Model(images, probability, name=f"{model.name}_predictor")
+
+
+def working_height(model):
+    """Returns the frame height in pixels that the weights were trained on, or None for any."""
+    return model.get_layer("preprocess").working_height
+
+
+def with_precision(model, precision):
+    """Returns a copy of the network, weights included, whose trunk computes in `precision`.
+
+    Args:
+        model: a network of this module.
+        precision: "float32", "bfloat16" or "auto", see `choose_precision`. Weights and logits
+            are float32 in all.
+    """
+    policy = PRECISIONS[choose_precision(precision)]
+
+    def recast(layer):
+        config = layer.get_config()
+        if isinstance(layer, (keras.layers.Conv2D, keras.layers.MaxPooling2D)):
+            if not layer.name.startswith("score"):
+                config["dtype"] = policy
+        return layer.__class__.from_config(config)
+
+    copy = keras.models.clone_model(model, clone_function=recast)
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+@functools.cache
+def choose_precision(precision):
+    """Returns "float32" or "bfloat16"; for "auto" what multiplies matrices faster here."""
+    if precision != "auto":
+        return precision
+    seconds = {}
+    for name in PRECISIONS:
+        matrix = tf.cast(tf.random.stateless_normal([_PROBE, _PROBE], [0, 0]), name)
+        tf.linalg.matmul(matrix, matrix)  # the first call sets things up
+        start = time.perf_counter()
+        for _ in range(3):
+            tf.linalg.matmul(matrix, matrix).numpy()
+        seconds[name] = time.perf_counter() - start
+    return min(seconds, key=seconds.get)
+
+
+def save_model(model, path):
+    """Writes the model to a `.keras` file, whole or not at all."""
+    with atomic_path(path) as temporary:
+        model.save(temporary)
+
+
+def load_model(path):
+    """Loads a network that this package saved.
+
+    Args:
+        path: a `.keras` file.
+
+    Returns:
+        The functional `keras.Model`, with float32 weights.
+
+    Raises:
+        InputError: no such file, no Keras model, or not a network of this package.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise InputError(f"No model file {path}. Wanted a .keras file, such as parent.keras.")
+    if not zipfile.is_zipfile(path):
+        raise InputError(f"{path} is not a .keras file (a zip archive). Train or import one.")
+    try:
+        model = keras.models.load_model(path, compile=False)
+    except (ValueError, TypeError, KeyError, OSError, zipfile.BadZipFile) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"{path} cannot be loaded as a Keras model: {reason}") from error
+    if set(getattr(model, "output_names", ())) != set(OUTPUTS):
+        raise InputError(
+            f"{path} is a Keras model, but no OSVOS network: wanted the outputs "
+            f"{', '.join(OUTPUTS)}, got {', '.join(getattr(model, 'output_names', ())) or 'none'}."
+        )
+    return model
+
+
+def _build(name, crop, width_multiplier, start, seed):
+    layers.check_crop(crop)
+    if start not in INITIALISERS:
+        raise ValueError(f"start must be one of {tuple(INITIALISERS)}. Received: {start!r}.")
+    if not width_multiplier > 0:
+        raise ValueError(f"width_multiplier must be positive. Received: {width_multiplier}.")
+    settings = INITIALISERS[start]
+    seeds = _Seeds(seed)
+
+    images = keras.Input((None, None, 3), name="images")
+    x = layers.Preprocess(settings["scale"], name="preprocess", dtype="float32")(images)
+    sides = []
+    for stage, (convolutions, channels) in enumerate(VGG_BLOCKS, start=1):
+        if stage > 1:
+            # "same" keeps the partial window of an odd edge, as Caffe's ceil does.
+            x = keras.layers.MaxPooling2D(2, padding="same", name=f"block{stage}_pool")(x)
+        for index in range(1, convolutions + 1):
+            x = keras.layers.Conv2D(
+                max(1, round(channels * width_multiplier)),
+                3,
+                padding="same",
+                activation="relu",
+                kernel_initializer=seeds.initialiser(settings["trunk"]),
+                name=f"block{stage}_conv{index}",
+            )(x)
+        if stage > 1:
+            sides.append(
+                keras.layers.Conv2D(
+                    SIDE_CHANNELS,
+                    3,
+                    padding="same",
+                    kernel_initializer=seeds.initialiser(settings["side"]),
+                    name=f"prep_side{stage}",
+                )(x)
+            )
+    return keras.Model(images, _heads(images, sides, crop, settings, seeds), name=name)
+
+
+def _heads(images, sides, crop, settings, seeds):
+    outputs = {}
+    for (side, stride), features in zip(SIDES.items(), sides, strict=True):
+        score = keras.layers.Conv2D(
+            1,
+            1,
+            kernel_initializer=seeds.initialiser(settings["score"]),
+            dtype="float32",
+            name=f"score_{side}",
+        )(features)
+        outputs[side] = layers.Upsample(stride, crop, dtype="float32", name=side)([score, images])
+    outputs["fused"] = layers.Fuse(
+        SIDES.values(),
+        crop,
+        kernel_initializer=seeds.initialiser(settings["score"]),
+        dtype="float32",
+        name="fused",
+    )([*sides, images])
+    return outputs
+
+
+class _Seeds:
+    """Initialisers for one graph, each with a seed of its own, all following from one."""
+
+    def __init__(self, seed):
+        self._next = seed
+
+    def initialiser(self, kind):
+        seed = self._next
+        if seed is not None:
+            self._next += 1
+        if kind == "he_normal":
+            return keras.initializers.HeNormal(seed)
+        return keras.initializers.RandomNormal(stddev=kind, seed=seed)
