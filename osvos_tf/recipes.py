@@ -1,0 +1,168 @@
+"""The stages of training as values. A new experiment is a new value, not a new script.
+
+An *update* is one change of the weights. It is computed from `batch_size * accumulation` images,
+`batch_size` of them side by side in one forward pass.
+"""
+
+import dataclasses
+import math
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """How one (image, mask) pair is varied; see `augment.augment`."""
+
+    flip: bool = False  # left and right swapped half of the time
+    scales: tuple[float, ...] = ()  # the frame resized by one of these; its size changes
+    zoom: tuple[float, float] = (1.0, 1.0)  # log-uniform factor about the view's centre
+    shift: float = 0.0  # the view's centre moves by up to this fraction of the frame
+    rotation: float = 0.0  # degrees, either way
+    gain: float = 0.0  # brightness and each colour channel by up to this fraction, either way
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """All numbers of one stage of training."""
+
+    name: str
+    updates: int
+    optimizer: str  # "momentum": SGD with momentum 0.9, Caffe's form; or "adam"
+    rate: float  # base learning rate
+    first_update: int = 0  # updates that earlier stages of the same recipe have made
+    drops: tuple[int, ...] = ()  # updates of this stage after which the rate is divided by ten
+    warmup: int = 0  # updates over which the rate rises from zero
+    anneal: bool = False  # the rate follows half a cosine down to zero at the stage's end
+    batch_size: int = 1
+    accumulation: int = 1  # forward passes averaged into one update
+    normalise: str = "sum"  # of the loss: "sum" over pixels or "balanced"
+    side_weight: float = 0.0  # of each side output's loss; the fused output's weighs 1
+    weight_decay: float = 0.0  # on kernels, never on biases
+    # First prefix that fits the layer's name -> factor on its kernel's rate.
+    rate_factors: tuple[tuple[str, float], ...] = ()
+    bias_factor: float = 1.0  # on top, for biases
+    augmentation: Augmentation = Augmentation()
+
+    def __post_init__(self):
+        """Raises ValueError for numbers that no training can follow."""
+        if self.optimizer not in ("momentum", "adam"):
+            raise ValueError(f"optimizer must be 'momentum' or 'adam'. Received: {self.optimizer}.")
+        if self.optimizer == "adam" and (self.rate_factors or self.bias_factor != 1):
+            raise ValueError(
+                "rate_factors scale gradients, which Adam divides out again: use 'momentum'."
+            )
+        if min(self.batch_size, self.accumulation) < 1 or self.updates < 0:
+            raise ValueError(f"updates, batch_size and accumulation must count. Received: {self}.")
+
+    @property
+    def last_update(self):
+        """Updates of the whole recipe that are done when this stage ends."""
+        return self.first_update + self.updates
+
+    def rate_at(self, update):
+        """Returns the learning rate of an update, counted from 0 over the whole recipe."""
+        done = update - self.first_update
+        rate = self.rate * 0.1 ** sum(done >= drop for drop in self.drops)
+        if done < self.warmup:
+            return rate * (done + 1) / self.warmup
+        if self.anneal:
+            left = (done - self.warmup) / max(1, self.updates - self.warmup)
+            rate *= 0.5 * (1 + math.cos(math.pi * left))
+        return rate
+
+    def rate_factor(self, layer, weight):
+        """Returns the factor on the rate of `weight` ("kernel" or "bias") of the named layer."""
+        factor = next((f for prefix, f in self.rate_factors if layer.startswith(prefix)), 1.0)
+        return factor * (self.bias_factor if weight == "bias" else 1.0)
+
+
+def with_updates(stages, updates):
+    """Returns the recipe shortened or stretched to a total number of updates.
+
+    Every stage keeps its share, and its drops and warm-up keep their place in it.
+    """
+    total = sum(stage.updates for stage in stages)
+    scaled, first = [], 0
+    for stage in stages:
+        last = round(stage.last_update * updates / total)
+        share = (last - first) / max(1, stage.updates)
+        scaled.append(
+            dataclasses.replace(
+                stage,
+                first_update=first,
+                updates=last - first,
+                drops=tuple(round(drop * share) for drop in stage.drops),
+                warmup=round(stage.warmup * min(1.0, share)),
+            )
+        )
+        first = last
+    return tuple(scaled)
+
+
+# What all of the authors' stages share: SGD with momentum 0.9 at 1e-8 on the summed loss, decay
+# 0.0002 on weights, and the layer-wise factors of the Caffe prototxt files (lr_mult, decay_mult).
+_AUTHORS = Stage(
+    name="authors",
+    updates=0,
+    optimizer="momentum",
+    rate=1e-8,
+    weight_decay=0.0002,
+    rate_factors=(("score_", 0.1), ("fused", 0.01)),
+    bias_factor=2.0,
+    # Flip, and the whole frame at one of three sizes (TensorFlow and Caffe versions).
+    augmentation=Augmentation(flip=True, scales=(0.5, 0.8, 1.0)),
+)
+
+# Parent training of the paper (Caffe version, src/parent/solvers): 50,000 updates of 10 images;
+# in each phase the rate drops to a tenth after 10,000 updates and starts anew.
+PARENT_PAPER = tuple(
+    dataclasses.replace(
+        _AUTHORS,
+        name=f"parent{number}",
+        first_update=first,
+        updates=updates,
+        drops=(10_000,),
+        accumulation=10,
+        side_weight=side_weight,
+    )
+    for number, first, updates, side_weight in (
+        (1, 0, 15_000, 1.0),
+        (2, 15_000, 15_000, 0.5),
+        (3, 30_000, 20_000, 0.0),
+    )
+)
+
+# One-shot training of the paper (Caffe version, demo.m and solver_online.prototxt).
+ONE_SHOT_PAPER = dataclasses.replace(_AUTHORS, name="one_shot", updates=500)
+
+# Parent training when there are no ImageNet weights: He initialisation, a loss whose scale does
+# not depend on the frame, Adam, stronger augmentation. Our own; numbers by measurement on
+# DAVIS-2016 train, see WORKSPACE.md.
+PARENT_SCRATCH = (
+    Stage(
+        name="parent",
+        updates=3_000,
+        optimizer="adam",
+        rate=4e-4,
+        warmup=200,
+        anneal=True,
+        batch_size=8,
+        normalise="balanced",
+        side_weight=0.25,
+        augmentation=Augmentation(flip=True, zoom=(0.8, 1.6), shift=0.2, rotation=20.0, gain=0.25),
+    ),
+)
+
+# One-shot training from such a parent: the same loss and optimiser, milder augmentation.
+ONE_SHOT_SCRATCH = Stage(
+    name="one_shot",
+    updates=150,
+    optimizer="adam",
+    rate=1e-4,
+    anneal=True,
+    batch_size=2,
+    normalise="balanced",
+    augmentation=Augmentation(flip=True, zoom=(0.8, 1.25), shift=0.1, rotation=10.0, gain=0.1),
+)
+
+PARENTS = {"paper": PARENT_PAPER, "scratch": PARENT_SCRATCH}
+ONE_SHOTS = {"paper": ONE_SHOT_PAPER, "scratch": ONE_SHOT_SCRATCH}

@@ -1,0 +1,215 @@
+"""The only training loop: every stage of every recipe runs through `train`."""
+
+import dataclasses
+import math
+import pathlib
+import time
+
+import keras
+import tensorflow as tf
+
+from osvos_tf import losses
+
+_MOMENTUM = 0.9
+# How often a batch is tried whose loss is finite and whose gradient is not. oneDNN's bfloat16
+# kernels for AMX read past the end of a buffer when its length is no multiple of 32 and multiply
+# what they find by zero, which is harmless unless it is a NaN (uxlfoundation/oneDNN#5717). Seen in
+# about one update of 300; the same batch then gives the right gradient.
+_ATTEMPTS = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class History:
+    """What a call of `train` did.
+
+    Attributes:
+        updates: weight changes made by this call (a resumed stage counts from where it resumed).
+        seconds: wall-clock time of the loop.
+        losses: (update, loss) pairs; the loss is the stage's total, a mean over the update.
+        resumed_from: updates that a checkpoint brought along, 0 for a fresh start.
+    """
+
+    updates: int
+    seconds: float
+    losses: tuple[tuple[int, float], ...]
+    resumed_from: int = 0
+
+
+def train(
+    model,
+    dataset,
+    stage,
+    workdir=None,
+    *,
+    budget=None,
+    on_update=None,
+    checkpoint_seconds=60.0,
+    summary_every=25,
+):
+    """Trains a network through one stage, from its last checkpoint if there is one.
+
+    The stages of a recipe share one work folder and one update count: a stage that the
+    checkpoint has passed only restores the weights and returns.
+
+    Args:
+        model: a network of `model.build_foreground` or `build_contour`; changed in place.
+        dataset: `tf.data.Dataset` of (image, label) batches of `stage.batch_size`, see
+            `input_pipeline`; endless. Its iterator is checkpointed with the weights.
+        stage: a `recipes.Stage`.
+        workdir: folder for `checkpoints/` and TensorBoard `summaries/`; None keeps neither.
+        budget: seconds after which training stops early; None trains all updates.
+        on_update: called with (updates done, loss) after each update.
+        checkpoint_seconds: least time between two checkpoints; the last update is always saved.
+        summary_every: updates between two TensorBoard entries.
+
+    Returns:
+        A `History`.
+
+    Raises:
+        FloatingPointError: the loss is not finite; the message names the update, and the weights
+            are those of the update before.
+    """
+    optimizer = _make_optimizer(stage)
+    optimizer.build(model.trainable_variables)
+    batches = iter(dataset)
+    done = tf.Variable(stage.first_update, dtype=tf.int64, trainable=False)
+    manager = None
+    if workdir is not None:
+        workdir = pathlib.Path(workdir)
+        state = tf.train.Checkpoint(model=model, optimizer=optimizer, batches=batches, done=done)
+        manager = tf.train.CheckpointManager(
+            state, str(workdir / "checkpoints"), max_to_keep=2, step_counter=done
+        )
+        if manager.latest_checkpoint:
+            state.restore(manager.latest_checkpoint).assert_consumed()
+    first = safe = int(done)  # `safe`: updates that a checkpoint holds
+    loop = _Loop(model, optimizer, stage, batches, _summaries(workdir))
+    start = saved = time.monotonic()
+    history = []
+    for update in range(first, stage.last_update):
+        if budget is not None and time.monotonic() - start >= budget:
+            break
+        loss = loop.update(update, summary=(update + 1) % summary_every == 0)
+        done.assign(update + 1)
+        history.append((update + 1, loss))
+        if on_update is not None:
+            on_update(update + 1, loss)
+        if manager is not None and time.monotonic() - saved >= checkpoint_seconds:
+            manager.save(checkpoint_number=done)
+            saved, safe = time.monotonic(), update + 1
+    if manager is not None and safe < int(done):
+        manager.save(checkpoint_number=done)
+    return History(len(history), time.monotonic() - start, tuple(history), first)
+
+
+class _Loop:
+    """One update at a time: forward and backward passes, averaged, then one weight change."""
+
+    def __init__(self, model, optimizer, stage, batches, summaries):
+        self.model = model
+        self.optimizer = optimizer
+        self.stage = stage
+        self.batches = batches
+        self.summaries = summaries
+        self.variables = model.trainable_variables
+        self.factors, self.decays = zip(*_rates(model, stage), strict=True)
+        self.sums = [tf.Variable(tf.zeros(v.shape), trainable=False) for v in self.variables]
+        self.accumulate = tf.function(self._accumulate, reduce_retracing=True)
+        self.apply = tf.function(self._apply)
+
+    def update(self, number, summary):
+        """Makes update `number` (counted from 0) and returns its loss, a Python float."""
+        self.optimizer.learning_rate = self.stage.rate_at(number)
+        total = 0.0
+        for _ in range(self.stage.accumulation):
+            images, labels = next(self.batches)
+            loss, parts, fused = self._add_gradients(number, images, labels)
+            total += loss / self.stage.accumulation
+        self.apply()
+        if summary and self.summaries is not None:
+            self._summarise(number + 1, total, parts, images, labels, fused)
+        return total
+
+    def _add_gradients(self, number, images, labels):
+        """Adds one batch's gradients to the sums; returns loss, losses by output, fused logits."""
+        for _ in range(_ATTEMPTS):
+            loss, parts, fused, finite = self.accumulate(images, labels)
+            if finite:
+                return float(loss), parts, fused
+            if not math.isfinite(loss):
+                break
+            # The loss is sound and its gradient is not: see `_ATTEMPTS`.
+        stage = self.stage
+        raise FloatingPointError(
+            f"Loss {float(loss)} with a gradient that is not finite in stage {stage.name!r}, "
+            f"update {number + 1} of {stage.last_update}. The usual causes are a learning rate "
+            f"that is too high (here {stage.rate_at(number):g}) and images or masks that are not "
+            "numbers. The last checkpoint is from before."
+        )
+
+    def _accumulate(self, images, labels):
+        with tf.GradientTape() as tape:
+            outputs = self.model(images, training=True)
+            loss, parts = losses.deep_supervision(
+                outputs,
+                labels,
+                side_weight=self.stage.side_weight,
+                normalise=self.stage.normalise,
+            )
+        gradients = tape.gradient(
+            loss, self.variables, unconnected_gradients=tf.UnconnectedGradients.ZERO
+        )
+        finite = tf.math.is_finite(loss) & tf.math.is_finite(tf.linalg.global_norm(gradients))
+        for total, gradient in zip(self.sums, gradients, strict=True):
+            total.assign_add(tf.where(finite, gradient, tf.zeros_like(gradient)))
+        return loss, parts, outputs["fused"], finite
+
+    def _apply(self):
+        # With momentum SGD, scaling a gradient, its decay term included, scales the rate.
+        gradients = [
+            factor * (total / self.stage.accumulation + decay * tf.convert_to_tensor(variable))
+            for total, variable, factor, decay in zip(
+                self.sums, self.variables, self.factors, self.decays, strict=True
+            )
+        ]
+        self.optimizer.apply_gradients(zip(gradients, self.variables, strict=True))
+        for total in self.sums:
+            total.assign(tf.zeros_like(total))
+
+    def _summarise(self, step, total, parts, images, labels, fused):
+        with self.summaries.as_default(step=step):
+            tf.summary.scalar("loss/total", total)
+            for name, value in parts.items():
+                tf.summary.scalar(f"loss/{name}", value)
+            tf.summary.scalar("learning_rate", self.stage.rate_at(step - 1))
+            tf.summary.image("frame", tf.cast(images[:1], tf.float32) / 255)
+            tf.summary.image("mask", tf.cast(labels[:1] == 1, tf.float32))
+            tf.summary.image("fused", tf.sigmoid(fused[:1]))
+        self.summaries.flush()
+
+
+def _make_optimizer(stage):
+    if stage.optimizer == "adam":
+        return keras.optimizers.Adam(stage.rate)
+    return keras.optimizers.SGD(stage.rate, momentum=_MOMENTUM)
+
+
+def _rates(model, stage):
+    """Returns (rate factor, weight decay) for each trainable variable."""
+    kinds = {}
+    for layer in model.layers:
+        for variable in layer.trainable_variables:
+            # Keras 2 names variables "block1_conv1/kernel:0", Keras 3 "kernel".
+            kind = variable.name.rsplit("/", 1)[-1].split(":")[0]
+            kinds[id(variable)] = (layer.name, kind)
+    found = [kinds[id(variable)] for variable in model.trainable_variables]
+    return [
+        (stage.rate_factor(layer, kind), stage.weight_decay if kind == "kernel" else 0.0)
+        for layer, kind in found
+    ]
+
+
+def _summaries(workdir):
+    if workdir is None:
+        return None
+    return tf.summary.create_file_writer(str(workdir / "summaries"))

@@ -1,0 +1,1 @@
+"""The runnable stages: one absl-flag script each."""

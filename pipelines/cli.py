@@ -1,0 +1,190 @@
+"""What all commands share: flags to exit status, and progress on a terminal or in a log.
+
+Exit status: 0 done, 2 a mistake in what the user gave (one message, no traceback), 130 and 143
+stopped by Ctrl-C and SIGTERM. Anything else is a fault of ours and shows its traceback.
+"""
+
+import os
+import pathlib
+import platform
+import signal
+import sys
+import tempfile
+import textwrap
+import time
+
+import tqdm
+from absl import flags
+
+import osvos_tf
+from osvos_tf.errors import InputError
+
+_PLAIN_SECONDS = 10.0  # between two lines of progress where there is no terminal
+
+
+def run(main, flag_values, doc):
+    """Runs a command's `main` on the process's arguments and exits.
+
+    Args:
+        main: function of the parsed flags.
+        flag_values: the command's own `flags.FlagValues`.
+        doc: what `--help` prints above the flags; its first line is the command's purpose.
+    """
+    name = pathlib.Path(sys.argv[0]).stem
+    if {"-h", "--help", "-help"} & set(sys.argv[1:]):
+        print(doc.strip(), _describe(flag_values), sep="\n\n")
+        sys.exit(0)
+    signal.signal(signal.SIGTERM, _on_sigterm)
+    try:
+        parse(flag_values, sys.argv[1:], name)
+        main(flag_values)
+    except (InputError, flags.Error) as error:
+        _exit(name, error, 2)
+    except OSError as error:
+        if error.filename is None and error.errno is None:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        _exit(name, f"{error.strerror or error}{where}.", 2)
+    except FloatingPointError as error:
+        _exit(name, error, 2)
+    except KeyboardInterrupt:
+        _exit(name, "interrupted.", 130)
+
+
+def import_tensorflow():
+    """Imports TensorFlow without its C++ side's chatter on standard error, and returns it.
+
+    Called by a command once the flags are known to be good: a mistake in them, or `--help`,
+    should not wait for it.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with tempfile.TemporaryFile() as chatter:
+        stderr = os.dup(2)
+        os.dup2(chatter.fileno(), 2)
+        try:
+            import tensorflow as tf
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+    # One operation at a time, each on all cores: no slower here, and bfloat16 gradients repeat to
+    # the last bit, which they do not while operations run side by side.
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    return tf
+
+
+def versions(tf):
+    """Returns the versions that a result depends on, by package name."""
+    return {
+        "osvos_tf": osvos_tf.__version__,
+        "tensorflow": tf.__version__,
+        "keras": tf.keras.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def parse(flag_values, arguments, name="command"):
+    """Parses arguments (without the command's name) and returns the flag values.
+
+    Raises:
+        flags.Error: unknown or missing flags, or values that do not fit.
+        InputError: words that are no flags.
+    """
+    rest = flag_values([name, *arguments])[1:]
+    if rest:
+        raise InputError(
+            f"Wanted flags only, such as --out=DIR; got {' '.join(map(repr, rest))}. See --help."
+        )
+    return flag_values
+
+
+def define_common(flag_values, *, seed=True, precision=True):
+    """Defines the flags that mean the same in every command that trains."""
+    if precision:
+        flags.DEFINE_enum(
+            "precision",
+            "auto",
+            ["auto", "float32", "bfloat16"],
+            "Compute type of the convolutions; auto takes what is fastest on this processor. "
+            "Weights, logits and the loss are float32 in any case.",
+            flag_values=flag_values,
+        )
+    if seed:
+        flags.DEFINE_integer(
+            "seed", 0, "Seed of weights, order and augmentation.", flag_values=flag_values
+        )
+
+
+class Progress:
+    """A progress bar on a terminal, a line every ten seconds elsewhere; on standard error.
+
+        with Progress("Training", total=500, unit="update") as progress:
+            progress.advance(note="loss 0.31")
+
+    It also wraps an iterator: `for x in progress.over(iterator)`.
+    """
+
+    def __init__(self, what, total=None, unit="frame", first=0):
+        self._what, self._total, self._unit, self._count = what, total, unit, first
+        self._is_terminal = sys.stderr.isatty()
+        self._bar = tqdm.tqdm(
+            desc=what, total=total, unit=unit, initial=first, disable=not self._is_terminal
+        )
+        self._start = self._printed = time.monotonic()
+
+    def __enter__(self):
+        """Starts the clock."""
+        return self
+
+    def __exit__(self, *error):
+        """Prints the last state."""
+        self._bar.close()
+        if not self._is_terminal and error[0] is None:
+            self._print(f"{time.monotonic() - self._start:.0f} s")
+
+    def advance(self, note=""):
+        """Counts one more unit; `note` says how it goes."""
+        self._count += 1
+        self._bar.set_postfix_str(note, refresh=False)
+        self._bar.update()
+        if not self._is_terminal and time.monotonic() - self._printed >= _PLAIN_SECONDS:
+            self._printed = time.monotonic()
+            self._print(note)
+
+    def over(self, iterator):
+        """Yields the iterator's elements, counting them."""
+        for element in iterator:
+            yield element
+            self.advance()
+
+    def _print(self, note):
+        of = f" of {self._total}" if self._total else ""
+        more = f", {note}" if note else ""
+        print(f"{self._what}: {self._count}{of} {self._unit}s{more}", file=sys.stderr, flush=True)
+
+
+def require_positive(flag_values, *names):
+    """Raises InputError where a flag is given and not above zero."""
+    for name in names:
+        value = flag_values[name].value
+        if value is not None and not value > 0:
+            raise InputError(f"--{name} must be above 0. Received: {value}.")
+
+
+def _describe(flag_values):
+    lines = ["Flags:"]
+    for name in sorted(flag_values):
+        flag = flag_values[name]
+        default = "" if flag.default is None else f" (default: {flag.default_as_str})"
+        lines.append(textwrap.fill(
+            f"--{name}: {flag.help}{default}", 88, initial_indent="  ", subsequent_indent="      "
+        ))  # fmt: skip
+    return "\n".join(lines)
+
+
+def _on_sigterm(number, frame):
+    raise SystemExit(128 + signal.SIGTERM)
+
+
+def _exit(name, message, status):
+    print(f"{name}: {message}", file=sys.stderr)
+    sys.exit(status)

@@ -1,0 +1,175 @@
+r"""Trains the parent network: what an object is, before any video is known.
+
+    python -m pipelines.train_parent --records=records/train --workdir=runs/parent \
+        --recipe=scratch --weights=random --width_multiplier=0.5
+
+leaves `parent.keras`, `checkpoints/` and TensorBoard `summaries/` in the work folder. A run that
+was stopped goes on from its last checkpoint when the same command is given again.
+"""
+
+import json
+import pathlib
+
+from absl import flags
+
+from osvos_tf import recipes
+from osvos_tf.errors import InputError
+from osvos_tf.files import atomic_path, ensure_writable
+from pipelines import cli
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_string(
+    "records", None, "Folder made by davis_to_tfrecord.", required=True, flag_values=FLAGS
+)
+flags.DEFINE_string(
+    "workdir", None, "Folder for the model and checkpoints.", required=True, flag_values=FLAGS
+)
+flags.DEFINE_string(
+    "weights",
+    "imagenet",
+    "Where training starts: imagenet, random, or a .keras file of the same width.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_enum(
+    "recipe",
+    "paper",
+    sorted(recipes.PARENTS),
+    "paper: the authors' 50,000 updates from ImageNet weights. scratch: for random weights.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_integer(
+    "updates", None, "Weight changes in all; unset: the recipe's own.", flag_values=FLAGS
+)
+flags.DEFINE_integer(
+    "height",
+    None,
+    "Height in pixels at which the network sees frames; unset: the frames' own (paper) or 240 "
+    "(scratch). The model keeps it, and segment follows it.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_float(
+    "width_multiplier", 1.0, "Factor on the channels of VGG16's trunk.", flag_values=FLAGS
+)
+flags.DEFINE_float(
+    "checkpoint_seconds",
+    60.0,
+    "Least time between two checkpoints: what a killed run can lose at most. 0 keeps every update.",
+    lower_bound=0.0,
+    flag_values=FLAGS,
+)
+cli.define_common(FLAGS)
+
+_SCRATCH_HEIGHT = 240
+_ASPECT = 16 / 9
+_FILE = "parent.keras"
+
+
+def main(args):
+    """Flags -> dataset, network, recipe -> `training.train`."""
+    _check(args)
+    workdir = ensure_writable(args.workdir)
+    stages = recipes.PARENTS[args.recipe]
+    if args.updates is not None:
+        stages = recipes.with_updates(stages, args.updates)
+    size = _view_size(args, stages[0])
+    _remember(workdir, args)
+
+    cli.import_tensorflow()
+    from osvos_tf import input_pipeline, model, training
+
+    network = model.with_precision(_initial(args, model), args.precision)
+    dataset = input_pipeline.parent_dataset(
+        args.records,
+        stages[0].augmentation,
+        batch_size=stages[0].batch_size,
+        size=size,
+        seed=args.seed,
+    )
+    for stage in stages:
+        with cli.Progress(
+            f"Training {stage.name}", stage.last_update, "update", first=stage.first_update
+        ) as progress:
+            history = training.train(
+                network,
+                dataset,
+                stage,
+                workdir,
+                on_update=_show(progress, stage),
+                checkpoint_seconds=args.checkpoint_seconds,
+            )
+        if stage.first_update < history.resumed_from < stage.last_update:
+            print(f"Stage {stage.name} went on from update {history.resumed_from}.")
+    network.get_layer("preprocess").working_height = args.height
+    model.save_model(model.with_precision(network, "float32"), workdir / _FILE)
+    print(f"Wrote {workdir / _FILE}")
+
+
+def run():
+    """The console command."""
+    cli.run(main, FLAGS, __doc__)
+
+
+def _check(args):
+    cli.require_positive(args, "updates", "height", "width_multiplier")
+    if args.weights == "imagenet" and args.width_multiplier != 1.0:
+        raise InputError(
+            f"--weights=imagenet fits --width_multiplier=1 only, not {args.width_multiplier}. "
+            "Train a narrower network with --weights=random --recipe=scratch."
+        )
+
+
+def _initial(args, model):
+    """Returns the network with its first weights."""
+    if args.weights not in ("imagenet", "random"):
+        return model.load_model(args.weights)
+    scratch = args.recipe == "scratch" and args.weights == "random"
+    network = model.build_foreground(
+        width_multiplier=args.width_multiplier,
+        start="scratch" if scratch else "imagenet",
+        seed=args.seed,
+    )
+    if args.weights == "imagenet":
+        from osvos_tf import weights
+
+        weights.load_imagenet(network)
+    return network
+
+
+def _view_size(args, stage):
+    """Returns the (height, width) of training views, or None for the frames' own size."""
+    if args.height is None and stage.batch_size > 1:
+        args.height = _SCRATCH_HEIGHT
+    if args.height is None:
+        return None
+    return args.height, max(16, round(args.height * _ASPECT / 16) * 16)
+
+
+def _remember(workdir, args):
+    """Keeps the flags beside the checkpoints: a run can only go on with the same ones."""
+    path = pathlib.Path(workdir) / "flags.json"
+    settings = {
+        name: args[name].value
+        for name in ("weights", "recipe", "updates", "height", "width_multiplier", "seed")
+    }
+    if path.is_file() and (path.parent / "checkpoints" / "checkpoint").is_file():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        changed = [name for name in settings if settings[name] != before.get(name)]
+        if changed:
+            listing = ", ".join(f"--{n}={before.get(n)} (now {settings[n]})" for n in changed)
+            raise InputError(
+                f"{workdir} holds a run with other flags: {listing}. Give the same flags to go on "
+                "with it, or another --workdir to start anew."
+            )
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+
+
+def _show(progress, stage):
+    def on_update(update, loss):
+        progress.advance(note=f"loss {loss:.4g}, rate {stage.rate_at(update - 1):.2g}")
+
+    return on_update
+
+
+if __name__ == "__main__":
+    run()
