@@ -1,0 +1,1 @@
+"""What is fast, and how we know: each module runs as `python -m benchmarks.<name>`."""
