@@ -11,7 +11,7 @@ from osvos_tf import augment, tfrecord
 from osvos_tf.errors import InputError
 
 
-def parent_dataset(records, augmentation, *, batch_size=1, size=None, seed=0):
+def parent_dataset(records, augmentation, *, batch_size=1, height=None, seed=0):
     """Endless augmented views of all frames of a records folder, in a new order every pass.
 
     The encoded frames are kept in memory: about 70 KB each for DAVIS 480p, 0.2 GB for its train
@@ -20,8 +20,9 @@ def parent_dataset(records, augmentation, *, batch_size=1, size=None, seed=0):
     Args:
         records: folder that `davis_to_tfrecord` made.
         augmentation: a `recipes.Augmentation`.
-        batch_size: views of one batch; they need one size, so 1 unless `size` is given.
-        size: (height, width) of the views; None leaves frames at their own (scaled) size.
+        batch_size: views of one batch; they need one size, so 1 unless `height` is given.
+        height: height in pixels of the views, as wide as the first frame's shape makes them; None
+            leaves frames at their own size.
         seed: of order and augmentation.
 
     Returns:
@@ -39,16 +40,17 @@ def parent_dataset(records, augmentation, *, batch_size=1, size=None, seed=0):
         ) from error
     if not examples:
         raise InputError(f"The records in {records} hold no frame with a mask to learn from.")
+    first = tf.train.Example.FromString(examples[0]).features.feature
+    shape = [first[side].int64_list.value[0] for side in ("height", "width")]
     examples = tf.constant(examples)
-    height = None if size is None else size[0]
 
     def load(index):
         return tfrecord.parse(examples[index], height=height)
 
-    return _views(load, len(examples), augmentation, batch_size, size, seed)
+    return _views(load, len(examples), augmentation, batch_size, _view_size(shape, height), seed)
 
 
-def one_shot_dataset(frames, masks, augmentation, *, batch_size=1, size=None, seed=0):
+def one_shot_dataset(frames, masks, augmentation, *, batch_size=1, height=None, seed=0):
     """Endless augmented views of the annotated frames of one sequence.
 
     Args:
@@ -56,18 +58,26 @@ def one_shot_dataset(frames, masks, augmentation, *, batch_size=1, size=None, se
         masks: uint8 [count, height, width], 0 background, 1 object, 255 void.
         augmentation: a `recipes.Augmentation`.
         batch_size: see `parent_dataset`.
-        size: see `parent_dataset`.
+        height: see `parent_dataset`.
         seed: of order and augmentation.
 
     Returns:
         A dataset as `parent_dataset` gives it.
     """
+    size = _view_size(np.shape(frames)[1:3], height)
     frames, masks = tf.constant(np.asarray(frames)), tf.constant(np.asarray(masks)[..., None])
 
     def load(index):
         return frames[index], masks[index]
 
     return _views(load, len(frames), augmentation, batch_size, size, seed)
+
+
+def _view_size(frame_shape, height):
+    """Returns (height, width) of views with the shape of a frame of (height, width)."""
+    if height is None:
+        return None
+    return height, max(1, round(frame_shape[1] * height / frame_shape[0]))
 
 
 def _views(load, count, augmentation, batch_size, size, seed):

@@ -1,0 +1,80 @@
+"""What all tests share: an invented DAVIS tree, its records, and the way to the real data."""
+
+import os
+
+# Before the first import of TensorFlow: its C++ side logs at start.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import pathlib
+
+import cv2
+import numpy as np
+import pytest
+
+REPOSITORY = pathlib.Path(__file__).parents[1]
+SIZE = (48, 80)  # height, width
+FRAMES = 4
+SQUARE = 16
+# split -> sequence -> (top, left) of the square in the first frame and its move to the next
+WORLD = {
+    "train": {"bear": ((4, 6), (3, 9)), "goat": ((28, 40), (-6, 5))},
+    "val": {"swan": ((16, 60), (2, -14))},
+}
+
+
+@pytest.fixture
+def fake_davis(tmp_path):
+    """Root of a DAVIS-2016 tree: a square moves through 4 frames of 48x80 in each sequence."""
+    return paint(tmp_path / "DAVIS")
+
+
+@pytest.fixture(scope="session")
+def fake_records(tmp_path_factory):
+    """Records of the invented training split, 8 frames in 3 shards. Only to be read."""
+    from osvos_tf import davis, tfrecord
+
+    folder = tmp_path_factory.mktemp("shared")
+    sequences = davis.read_split(paint(folder / "DAVIS"), "train")
+    tfrecord.write_records(sequences, folder / "records", "train", shards=3)
+    return folder / "records"
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    """The folder that holds the real `DAVIS`; without it the test is skipped."""
+    folder = pathlib.Path(os.environ.get("OSVOS_DATA", REPOSITORY.parent / "shared" / "data"))
+    if not (folder / "DAVIS").is_dir():
+        pytest.skip(f"no folder DAVIS in {folder}; OSVOS_DATA can name another one")
+    return folder
+
+
+def paint(root):
+    for split, sequences in WORLD.items():
+        lines = []
+        for name, ((top, left), (down, right)) in sequences.items():
+            images = root / "JPEGImages" / "480p" / name
+            masks = root / "Annotations" / "480p" / name
+            images.mkdir(parents=True)
+            masks.mkdir(parents=True)
+            for number in range(FRAMES):
+                frame, mask = paint_frame(top + number * down, left + number * right)
+                cv2.imwrite(str(images / f"{number:05d}.jpg"), frame)
+                cv2.imwrite(str(masks / f"{number:05d}.png"), mask)
+                lines.append(
+                    f"/JPEGImages/480p/{name}/{number:05d}.jpg "
+                    f"/Annotations/480p/{name}/{number:05d}.png\n"
+                )
+        path = root / "ImageSets" / "480p" / f"{split}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(lines), encoding="utf-8")
+    return root
+
+
+def paint_frame(top, left):
+    """Returns a BGR frame with a bright square on a dark ramp, and its 0/255 mask."""
+    ramp = np.linspace(20, 110, SIZE[1])[None, :, None] * [1.0, 0.6, 0.3]
+    frame = np.broadcast_to(ramp, (*SIZE, 3)).astype(np.uint8)
+    mask = np.zeros(SIZE, np.uint8)
+    mask[top : top + SQUARE, left : left + SQUARE] = 255
+    frame[mask > 0] = (60, 160, 240)
+    return frame, mask
