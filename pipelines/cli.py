@@ -4,6 +4,7 @@ Exit status: 0 done, 2 a mistake in what the user gave (one message, no tracebac
 stopped by Ctrl-C and SIGTERM. Anything else is a fault of ours and shows its traceback.
 """
 
+import copy
 import os
 import pathlib
 import platform
@@ -36,8 +37,7 @@ def run(main, flag_values, doc):
         sys.exit(0)
     signal.signal(signal.SIGTERM, _on_sigterm)
     try:
-        parse(flag_values, sys.argv[1:], name)
-        main(flag_values)
+        main(parse(flag_values, sys.argv[1:], name))
     except (InputError, flags.Error) as error:
         _exit(name, error, 2)
     except OSError as error:
@@ -58,6 +58,9 @@ def import_tensorflow():
     should not wait for it.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # One operation at a time, each on all cores: no slower here, and bfloat16 gradients repeat to
+    # the last bit, which they do not while operations run side by side.
+    os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
     with tempfile.TemporaryFile() as chatter:
         stderr = os.dup(2)
         os.dup2(chatter.fileno(), 2)
@@ -66,9 +69,6 @@ def import_tensorflow():
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
-    # One operation at a time, each on all cores: no slower here, and bfloat16 gradients repeat to
-    # the last bit, which they do not while operations run side by side.
-    tf.config.threading.set_inter_op_parallelism_threads(1)
     return tf
 
 
@@ -83,12 +83,13 @@ def versions(tf):
 
 
 def parse(flag_values, arguments, name="command"):
-    """Parses arguments (without the command's name) and returns the flag values.
+    """Parses arguments (without the command's name); returns a copy of the flags with their values.
 
     Raises:
         flags.Error: unknown or missing flags, or values that do not fit.
         InputError: words that are no flags.
     """
+    flag_values = copy.deepcopy(flag_values)
     rest = flag_values([name, *arguments])[1:]
     if rest:
         raise InputError(

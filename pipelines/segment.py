@@ -182,12 +182,18 @@ def _parent(args, frames, model):
 def _train(args, network, stage, images, masks):
     from osvos_tf import input_pipeline, model, training
 
+    if stage.updates == 0:
+        return training.History(updates=0, seconds=0.0, losses=())
     height = model.working_height(network)
     if height is None and stage.batch_size > 1:
         height = images.shape[1]
-    size = None if height is None else (height, round(images.shape[2] * height / images.shape[1]))
     dataset = input_pipeline.one_shot_dataset(
-        images, masks, stage.augmentation, batch_size=stage.batch_size, size=size, seed=args.seed
+        images,
+        masks,
+        stage.augmentation,
+        batch_size=stage.batch_size,
+        height=height,
+        seed=args.seed,
     )
     total = None if args.budget is not None else stage.updates
     with cli.Progress("Learning the object", total, "update") as progress:

@@ -60,7 +60,6 @@ flags.DEFINE_float(
 cli.define_common(FLAGS)
 
 _SCRATCH_HEIGHT = 240
-_ASPECT = 16 / 9
 _FILE = "parent.keras"
 
 
@@ -71,7 +70,8 @@ def main(args):
     stages = recipes.PARENTS[args.recipe]
     if args.updates is not None:
         stages = recipes.with_updates(stages, args.updates)
-    size = _view_size(args, stages[0])
+    if args.height is None and stages[0].batch_size > 1:
+        args.height = _SCRATCH_HEIGHT  # a batch needs views of one size
     _remember(workdir, args)
 
     cli.import_tensorflow()
@@ -82,7 +82,7 @@ def main(args):
         args.records,
         stages[0].augmentation,
         batch_size=stages[0].batch_size,
-        size=size,
+        height=args.height,
         seed=args.seed,
     )
     for stage in stages:
@@ -133,15 +133,6 @@ def _initial(args, model):
 
         weights.load_imagenet(network)
     return network
-
-
-def _view_size(args, stage):
-    """Returns the (height, width) of training views, or None for the frames' own size."""
-    if args.height is None and stage.batch_size > 1:
-        args.height = _SCRATCH_HEIGHT
-    if args.height is None:
-        return None
-    return args.height, max(16, round(args.height * _ASPECT / 16) * 16)
 
 
 def _remember(workdir, args):

@@ -1,0 +1,122 @@
+"""Tables of results folders, and what is refused."""
+
+import csv
+import math
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+
+from osvos_tf import davis, metrics, report, video
+from osvos_tf.errors import InputError
+from pipelines import cli, evaluate
+
+GLOBAL = ["method", "J_mean", "J_recall", "J_decay", "F_mean", "F_recall", "F_decay", "T"]
+
+
+@pytest.fixture
+def results(fake_davis, tmp_path):
+    """Two methods on the training split: perfect, and the annotation moved by four pixels."""
+    for sequence in davis.read_split(fake_davis, "train"):
+        for frame in sequence.frames:
+            mask = video.read_mask(frame.mask)
+            for method, moved in (("perfect", 0), ("moved", 4)):
+                # `segment` leaves masks/ in the folder it is given, others leave the masks there.
+                folder = tmp_path / method / sequence.name / ("masks" if moved else "")
+                folder.mkdir(parents=True, exist_ok=True)
+                video.write_mask(folder / f"{frame.name}.png", np.roll(mask, moved, axis=1))
+    return tmp_path
+
+
+def run(root, *flags):
+    evaluate.main(cli.parse(evaluate.FLAGS, [f"--davis={root}", "--split=train", *flags]))
+
+
+def read(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_tables(fake_davis, results, capsys):
+    out = results / "out"
+    run(
+        fake_davis,
+        f"--results={results / 'perfect'}",
+        f"--results=off:{results / 'moved'}",
+        f"--out={out}",
+    )
+    rows = read(out / "global.csv")
+    assert list(rows[0]) == GLOBAL and [row["method"] for row in rows] == ["perfect", "off"]
+    assert float(rows[0]["J_mean"]) == float(rows[0]["F_mean"]) == 1.0
+    # 16 pixels wide, moved by 4: 12 of 20 columns are shared.
+    assert float(rows[1]["J_mean"]) == pytest.approx(12 / 20, abs=1e-6)
+    rows = read(out / "per_sequence.csv")
+    assert list(rows[0]) == ["method", "sequence", *GLOBAL[1:]]
+    assert [(row["method"], row["sequence"]) for row in rows] == [
+        ("perfect", "bear"),
+        ("perfect", "goat"),
+        ("off", "bear"),
+        ("off", "goat"),
+    ]
+    rows = read(out / "per_frame.csv")
+    assert list(rows[0]) == ["method", "sequence", "frame", "J", "F"]
+    # DAVIS scores neither the first nor the last of the four frames.
+    assert [row["frame"] for row in rows] == ["00001", "00002"] * 4
+    printed = capsys.readouterr().out
+    assert "perfect" in printed and "off" in printed and "0.600" in printed
+
+
+def test_one_sequence_of_a_split(fake_davis, results):
+    run(
+        fake_davis,
+        f"--results={results / 'moved'}",
+        "--sequences=goat",
+        f"--out={results / 'out'}",
+    )
+    assert [row["sequence"] for row in read(results / "out" / "per_sequence.csv")] == ["goat"]
+
+
+def test_refused(fake_davis, results):
+    perfect = results / "perfect"
+    flags = [f"--results={perfect}", f"--out={results / 'out'}"]
+    with pytest.raises(InputError, match="No results folder"):
+        run(fake_davis, "--results=absent", flags[1])
+    with pytest.raises(InputError, match="Two --results"):
+        run(fake_davis, flags[0], *flags)
+    with pytest.raises(InputError, match="no sequence 'fox'"):
+        run(fake_davis, *flags, "--sequences=fox")
+    (perfect / "bear" / "00001.png").unlink()
+    with pytest.raises(InputError, match=r"1 of 2 masks are missing .*00001\.png"):
+        run(fake_davis, *flags)
+    cv2.imwrite(str(perfect / "bear" / "00001.png"), np.zeros((10, 20), np.uint8))
+    with pytest.raises(InputError, match="20x10.*80x48"):
+        run(fake_davis, *flags)
+    shutil.rmtree(perfect / "bear")
+    with pytest.raises(InputError, match="No results for sequence 'bear'.*goat"):
+        run(fake_davis, *flags)
+    assert not list((results / "out").glob("*.csv"))
+
+
+def test_instability_is_averaged_over_stable_sequences():
+    def result(sequence, instability):
+        scores = metrics.SequenceScores(np.array([0.5]), np.array([0.25]), instability)
+        return report.SequenceResult(sequence, ("00001",), scores)
+
+    assert report.summarise([result("blackswan", 0.2), result("dog", 0.6)])[-1] == 0.2
+    assert report.summarise([result("red-kite", 0.2), result("dog", 0.6)])[-1] == pytest.approx(0.4)
+    assert report.summarise([result("cows", math.nan), result("camel", 0.3)])[-1] == 0.3
+    assert math.isnan(report.summarise([result("cows", math.nan)])[-1])
+
+
+@pytest.mark.real_data
+def test_authors_masks_score_what_they_published(real_data, tmp_path):
+    masks = real_data.parent / "reference" / "osvos_author_results" / "masks"
+    if not masks.is_dir():
+        pytest.skip(f"no folder {masks}")
+    root = real_data / "DAVIS"
+    flags = [f"--davis={root}", f"--results={masks}", f"--out={tmp_path}", "--sequences=car-shadow"]
+    evaluate.main(cli.parse(evaluate.FLAGS, flags))
+    (row,) = read(tmp_path / "global.csv")
+    published = (0.9373, 1.0, 0.0977, 0.9425, 1.0, 0.1485, 0.1526)
+    assert [float(row[name]) for name in GLOBAL[1:]] == pytest.approx(published, abs=1e-4)

@@ -1,0 +1,241 @@
+"""One-shot segmentation as a user runs it: what it leaves, what it learns, what it refuses."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+import osvos_tf
+from osvos_tf import davis, metrics, model, video
+from osvos_tf.errors import InputError
+from pipelines import cli, segment
+
+REPOSITORY = pathlib.Path(__file__).parents[1]
+HEIGHT, WIDTH = 48, 80  # of the invented tree
+
+
+@pytest.fixture(scope="session")
+def parent(tmp_path_factory):
+    """A tiny network with random weights that looks at frames as they come."""
+    path = tmp_path_factory.mktemp("parent") / "parent.keras"
+    model.save_model(model.build_foreground(width_multiplier=1 / 8, start="scratch", seed=1), path)
+    return path
+
+
+@pytest.fixture
+def bear(fake_davis):
+    """The first sequence of the invented tree."""
+    return davis.read_split(fake_davis, "train", sequences=["bear"])[0]
+
+
+@pytest.fixture
+def arguments(bear, parent, tmp_path):
+    """Flags by name, for tests to change."""
+    return {
+        "frames": bear.frames[0].image.parent,
+        "mask": bear.frames[0].mask,
+        "parent": parent,
+        "out": tmp_path / "out",
+        "updates": 2,
+        "precision": "float32",
+    }
+
+
+def run(arguments):
+    flags = [f"--{name}={value}" for name, value in arguments.items() if value is not None]
+    segment.main(cli.parse(segment.FLAGS, flags))
+
+
+def read_masks(folder):
+    return {path.stem: video.read_mask(path) for path in sorted(folder.iterdir())}
+
+
+def test_what_it_leaves(arguments, bear):
+    run({**arguments, "probabilities": True})
+    out = arguments["out"]
+    assert {path.name for path in out.iterdir()} == {
+        "masks",
+        "overlay.mp4",
+        "probabilities",
+        "run.json",
+        "specialist.keras",
+    }
+    names = [frame.name for frame in bear.frames]
+    for folder in ("masks", "probabilities"):
+        assert sorted(path.name for path in (out / folder).iterdir()) == [f"{n}.png" for n in names]
+    for name in names:
+        with Image.open(out / "masks" / f"{name}.png") as picture:
+            assert (picture.mode, picture.size) == ("L", (WIDTH, HEIGHT))
+            assert set(np.unique(picture)) <= {0, 255}
+    overlay = video.open_frames(out / "overlay.mp4")
+    assert (overlay.size, len(overlay.names)) == ((HEIGHT, WIDTH), len(names))
+    record = json.loads((out / "run.json").read_text())
+    assert record["updates"] == len(record["losses"]) == 2
+    assert record["frames"] == len(names) and record["size"] == [HEIGHT, WIDTH]
+    assert record["flags"]["updates"] == 2 and record["flags"]["seed"] == 0
+    assert set(record["versions"]) == {"osvos_tf", "tensorflow", "keras", "python"}
+    assert set(record["seconds"]) == {"training", "inference"}
+
+
+def test_masks_are_what_the_specialist_says(arguments, bear):
+    run(arguments)
+    network = osvos_tf.load_model(arguments["out"] / "specialist.keras")
+    frames = np.stack([frame for _, frame in video.open_frames(arguments["frames"])])
+    expected = model.build_predictor(network).predict(frames, verbose=0)[..., 0] > 0.5
+    found = np.stack(list(read_masks(arguments["out"] / "masks").values()))
+    assert np.mean(found == expected) > 0.999  # another batch size may round another way
+
+
+@pytest.mark.slow
+def test_one_mask_teaches_the_object(arguments, bear):
+    run({**arguments, "updates": 120})
+    masks = read_masks(arguments["out"] / "masks")
+    truth = [video.read_mask(frame.mask) for frame in bear.frames]
+    scores = metrics.region_similarity(np.stack(list(masks.values())), np.stack(truth))
+    assert scores.min() > 0.7
+
+
+def test_a_second_run_with_the_same_seed_is_the_same(arguments, tmp_path):
+    losses = {}
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        run({**arguments, "out": tmp_path / name, "seed": seed})
+        losses[name] = json.loads((tmp_path / name / "run.json").read_text())["losses"]
+    assert losses["a"] == losses["b"] != losses["c"]
+
+
+def test_no_updates_is_the_parent(arguments, parent):
+    run({**arguments, "updates": 0})
+    specialist = osvos_tf.load_model(arguments["out"] / "specialist.keras").get_weights()
+    for ours, theirs in zip(specialist, osvos_tf.load_model(parent).get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_budget_ends_the_training(arguments):
+    run({**arguments, "updates": None, "budget": 0.5})
+    record = json.loads((arguments["out"] / "run.json").read_text())
+    assert 1 <= record["updates"] < 500
+
+
+def test_random_parent_and_paper_recipe(arguments):
+    run({**arguments, "parent": "random", "updates": 1})
+    run({**arguments, "recipe": "paper"})
+    assert json.loads((arguments["out"] / "run.json").read_text())["updates"] == 2
+
+
+def test_working_height_travels_with_the_model(arguments, tmp_path):
+    network = model.build_foreground(width_multiplier=1 / 16, start="scratch", seed=1)
+    network.get_layer("preprocess").working_height = 32
+    model.save_model(network, tmp_path / "low.keras")
+    run({**arguments, "parent": tmp_path / "low.keras"})
+    assert {mask.shape for mask in read_masks(arguments["out"] / "masks").values()} == {
+        (HEIGHT, WIDTH)
+    }
+    specialist = osvos_tf.load_model(arguments["out"] / "specialist.keras")
+    assert model.working_height(specialist) == 32
+
+
+def test_video_in(arguments, tmp_path):
+    with video.VideoWriter(tmp_path / "clip.mp4", (HEIGHT, WIDTH), 12) as writer:
+        for _, frame in video.open_frames(arguments["frames"]):
+            writer.write(frame)
+    run({**arguments, "frames": tmp_path / "clip.mp4"})
+    assert list(read_masks(arguments["out"] / "masks")) == ["00000", "00001", "00002", "00003"]
+    assert video.open_frames(arguments["out"] / "overlay.mp4").fps == pytest.approx(12)
+
+
+def test_a_second_annotated_frame(arguments, bear):
+    flags = [f"--{name}={value}" for name, value in arguments.items()]
+    flags.append(f"--mask=00002:{bear.frames[2].mask}")
+    args = cli.parse(segment.FLAGS, flags)
+    images, masks = segment._annotations(args, video.open_frames(args.frames))
+    np.testing.assert_array_equal(masks[1], video.read_mask(bear.frames[2].mask))
+    assert images.shape == (2, HEIGHT, WIDTH, 3)
+    with pytest.raises(InputError, match="00000"):
+        segment.main(cli.parse(segment.FLAGS, [*flags, f"--mask=00000:{bear.frames[0].mask}"]))
+
+
+def test_object_of_a_palette_mask(arguments, tmp_path):
+    labels = np.zeros((HEIGHT, WIDTH), np.uint8)
+    labels[4:20, 6:22], labels[30:40, 50:60] = 1, 2
+    picture = Image.new("P", (WIDTH, HEIGHT))
+    picture.putdata(labels.ravel().tolist())
+    picture.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])
+    picture.save(tmp_path / "palette.png")
+    flags = {**arguments, "mask": tmp_path / "palette.png", "object": 2}
+    args = cli.parse(segment.FLAGS, [f"--{name}={value}" for name, value in flags.items()])
+    _, masks = segment._annotations(args, video.open_frames(args.frames))
+    assert masks.sum() == 100
+
+
+def make(kind, tmp_path):
+    """Returns the path of something that is wrong in one way."""
+    path = tmp_path / kind
+    if kind == "empty.png":
+        cv2.imwrite(str(path), np.zeros((HEIGHT, WIDTH), np.uint8))
+    elif kind == "full.png":
+        cv2.imwrite(str(path), np.full((HEIGHT, WIDTH), 255, np.uint8))
+    elif kind == "small.png":
+        cv2.imwrite(str(path), np.eye(20, dtype=np.uint8) * 255)
+    elif kind == "shades.png":
+        cv2.imwrite(str(path), np.arange(HEIGHT * WIDTH, dtype=np.uint8).reshape(HEIGHT, WIDTH))
+    elif kind == "mixed":
+        path.mkdir()
+        cv2.imwrite(str(path / "00000.jpg"), np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+        cv2.imwrite(str(path / "00001.jpg"), np.zeros((HEIGHT, WIDTH + 2, 3), np.uint8))
+    elif kind == "nothing":
+        path.mkdir()
+    elif kind != "absent":
+        path.write_text("not what the suffix says")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "message"),
+    [
+        ("frames", "absent", "does not exist"),
+        ("frames", "nothing", "image"),
+        ("frames", "mixed", "00001"),
+        ("frames", "broken.mp4", "broken.mp4"),
+        ("mask", "absent", "does not exist"),
+        ("mask", "empty.png", "no object pixel"),
+        ("mask", "full.png", "no background pixel"),
+        ("mask", "small.png", "20x20"),
+        ("mask", "shades.png", "holds"),
+        ("parent", "absent", "No model file"),
+        ("parent", "text.keras", "not a .keras file"),
+        ("out", "file", "output folder"),
+        ("updates", -1, "--updates"),
+        ("budget", 0, "--budget"),
+        ("budget", 5, "not both"),
+        ("object", 7, "--object"),
+    ],
+)
+def test_refused_with_a_message_and_nothing_written(arguments, tmp_path, flag, value, message):
+    if isinstance(value, str):
+        value = make(value, tmp_path)
+    with pytest.raises(InputError, match=message):
+        run({**arguments, flag: value})
+    out = arguments["out"]
+    assert not out.exists() or not list(out.iterdir())
+
+
+def test_nothing_to_learn_from(arguments):
+    with pytest.raises(InputError, match="learned nothing"):
+        run({**arguments, "parent": "random", "updates": 0})
+
+
+@pytest.mark.slow
+def test_exit_status_of_a_users_mistake(arguments):
+    command = [sys.executable, "-m", "pipelines.segment"]
+    flags = [f"--{name}={value}" for name, value in {**arguments, "frames": "absent"}.items()]
+    for flag in (flags, ["--frames=x"], ["--no_such_flag=1"], ["word"]):
+        done = subprocess.run(
+            [*command, *flag], cwd=REPOSITORY, capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith("segment: ") and "Traceback" not in done.stderr
