@@ -32,6 +32,7 @@ INITIALISERS = {
 # Matrix work runs in the precision's compute type; logits, and all before them that is summed
 # over many terms, stay float32. Weights are float32 always.
 PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
+_TRUNK = ("block", "prep_")  # names of the layers that do matrix work
 _PROBE = 1024  # rows of the matrix product that compares the precisions
 
 
@@ -101,9 +102,8 @@ def with_precision(model, precision):
 
     def recast(layer):
         config = layer.get_config()
-        if isinstance(layer, (keras.layers.Conv2D, keras.layers.MaxPooling2D)):
-            if not layer.name.startswith("score"):
-                config["dtype"] = policy
+        if layer.name.startswith(_TRUNK):
+            config["dtype"] = policy
         return layer.__class__.from_config(config)
 
     copy = keras.models.clone_model(model, clone_function=recast)

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import io
 import math
 
 import numpy as np
@@ -79,11 +80,12 @@ def write_csv(out, results):
         ),
     }
     for name, (header, rows) in tables.items():
+        text = io.StringIO(newline="")
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows([_cell(value) for value in row] for row in rows)
         with atomic_path(out / name) as temporary:
-            with open(temporary, "w", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file)
-                writer.writerow(header)
-                writer.writerows([_cell(value) for value in row] for row in rows)
+            temporary.write_text(text.getvalue(), encoding="utf-8")
 
 
 def format_table(results):

@@ -90,10 +90,10 @@ def test_refused(fake_davis, results):
     with pytest.raises(InputError, match=r"1 of 2 masks are missing .*00001\.png"):
         run(fake_davis, *flags)
     cv2.imwrite(str(perfect / "bear" / "00001.png"), np.zeros((10, 20), np.uint8))
-    with pytest.raises(InputError, match="20x10.*80x48"):
+    with pytest.raises(InputError, match=r"20x10.*80x48"):
         run(fake_davis, *flags)
     shutil.rmtree(perfect / "bear")
-    with pytest.raises(InputError, match="No results for sequence 'bear'.*goat"):
+    with pytest.raises(InputError, match=r"No results for sequence 'bear'.*goat"):
         run(fake_davis, *flags)
     assert not list((results / "out").glob("*.csv"))
 
