@@ -156,9 +156,14 @@ class _Loop:
                 side_weight=self.stage.side_weight,
                 normalise=self.stage.normalise,
             )
-        gradients = tape.gradient(
-            loss, self.variables, unconnected_gradients=tf.UnconnectedGradients.ZERO
-        )
+        # The sides' scores have no part in a loss without sides. (`UnconnectedGradients.ZERO` would
+        # say the same, but fails on Keras 3's variables.)
+        gradients = [
+            tf.zeros(variable.shape) if gradient is None else gradient
+            for gradient, variable in zip(
+                tape.gradient(loss, self.variables), self.variables, strict=True
+            )
+        ]
         finite = tf.math.is_finite(loss) & tf.math.is_finite(tf.linalg.global_norm(gradients))
         for total, gradient in zip(self.sums, gradients, strict=True):
             total.assign_add(tf.where(finite, gradient, tf.zeros_like(gradient)))

@@ -142,11 +142,12 @@ class Progress:
         if not self._is_terminal and error[0] is None:
             self._print(f"{time.monotonic() - self._start:.0f} s")
 
-    def advance(self, note=""):
-        """Counts one more unit; `note` says how it goes."""
-        self._count += 1
+    def advance(self, note="", to=None):
+        """Counts one more unit, or all up to number `to`; `note` says how it goes."""
+        step = 1 if to is None else to - self._count
+        self._count += step
         self._bar.set_postfix_str(note, refresh=False)
-        self._bar.update()
+        self._bar.update(step)
         if not self._is_terminal and time.monotonic() - self._printed >= _PLAIN_SECONDS:
             self._printed = time.monotonic()
             self._print(note)

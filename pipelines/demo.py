@@ -7,7 +7,6 @@ videos without and with one-shot training (`results/parent/`, `results/one-shot/
 both (`evaluation/`) and a picture to look at first: `contact_sheet.png`.
 """
 
-import pathlib
 import time
 
 import cv2

@@ -27,7 +27,7 @@ flags.DEFINE_string(
 flags.DEFINE_string(
     "weights",
     "imagenet",
-    "Where training starts: imagenet, random, or a .keras file of the same width.",
+    "Where training starts: imagenet, random, or a .keras file of this package.",
     flag_values=FLAGS,
 )
 flags.DEFINE_enum(
@@ -61,6 +61,7 @@ cli.define_common(FLAGS)
 
 _SCRATCH_HEIGHT = 240
 _FILE = "parent.keras"
+_SETTINGS = "flags.json"  # beside the checkpoints
 
 
 def main(args):
@@ -72,12 +73,15 @@ def main(args):
         stages = recipes.with_updates(stages, args.updates)
     if args.height is None and stages[0].batch_size > 1:
         args.height = _SCRATCH_HEIGHT  # a batch needs views of one size
-    _remember(workdir, args)
+    precision = _earlier_precision(workdir, args)
 
     cli.import_tensorflow()
     from osvos_tf import input_pipeline, model, training
 
-    network = model.with_precision(_initial(args, model), args.precision)
+    # What "auto" chose once holds for the whole run.
+    precision = precision or model.choose_precision(args.precision)
+    _remember(workdir, {**_settings(args), "precision": precision})
+    network = model.with_precision(_initial(args, model), precision)
     dataset = input_pipeline.parent_dataset(
         args.records,
         stages[0].augmentation,
@@ -116,6 +120,8 @@ def _check(args):
             f"--weights=imagenet fits --width_multiplier=1 only, not {args.width_multiplier}. "
             "Train a narrower network with --weights=random --recipe=scratch."
         )
+    if args.weights not in ("imagenet", "random") and args["width_multiplier"].present:
+        raise InputError("--weights=FILE brings its own width: leave out --width_multiplier.")
 
 
 def _initial(args, model):
@@ -135,29 +141,41 @@ def _initial(args, model):
     return network
 
 
-def _remember(workdir, args):
-    """Keeps the flags beside the checkpoints: a run can only go on with the same ones."""
-    path = pathlib.Path(workdir) / "flags.json"
-    settings = {
-        name: args[name].value
-        for name in ("weights", "recipe", "updates", "height", "width_multiplier", "seed")
-    }
-    if path.is_file() and (path.parent / "checkpoints" / "checkpoint").is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        changed = [name for name in settings if settings[name] != before.get(name)]
-        if changed:
-            listing = ", ".join(f"--{n}={before.get(n)} (now {settings[n]})" for n in changed)
-            raise InputError(
-                f"{workdir} holds a run with other flags: {listing}. Give the same flags to go on "
-                "with it, or another --workdir to start anew."
-            )
-    with atomic_path(path) as temporary:
+def _settings(args):
+    names = ("weights", "recipe", "updates", "height", "width_multiplier", "seed")
+    return {name: args[name].value for name in names}
+
+
+def _earlier_precision(workdir, args):
+    """Returns the precision of the run that the folder holds, None for a fresh start.
+
+    Raises:
+        InputError: that run had other flags; it can only go on with the same ones.
+    """
+    path = pathlib.Path(workdir) / _SETTINGS
+    if not (path.is_file() and (path.parent / "checkpoints" / "checkpoint").is_file()):
+        return None
+    before = json.loads(path.read_text(encoding="utf-8"))
+    now = _settings(args)
+    if args.precision != "auto":
+        now["precision"] = args.precision
+    changed = [f"--{n}={before.get(n)} (now {now[n]})" for n in now if now[n] != before.get(n)]
+    if changed:
+        raise InputError(
+            f"{workdir} holds a run with other flags: {', '.join(changed)}. Give the same flags to "
+            "go on with it, or another --workdir to start anew."
+        )
+    return before["precision"]
+
+
+def _remember(workdir, settings):
+    with atomic_path(workdir / _SETTINGS) as temporary:
         temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
 
 
 def _show(progress, stage):
     def on_update(update, loss):
-        progress.advance(note=f"loss {loss:.4g}, rate {stage.rate_at(update - 1):.2g}")
+        progress.advance(note=f"loss {loss:.4g}, rate {stage.rate_at(update - 1):.2g}", to=update)
 
     return on_update
 

@@ -1,0 +1,127 @@
+"""Who may import whom, and that importing is silent."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+REPOSITORY = pathlib.Path(__file__).parents[1]
+LIBRARY = sorted((REPOSITORY / "osvos_tf").glob("*.py"))
+PIPELINES = sorted((REPOSITORY / "pipelines").glob("*.py"))
+
+PIXELS = {"cv2", "numpy", "PIL"}
+TENSORS = {"numpy", "tensorflow"}
+KERAS = {"keras", *TENSORS}
+# Module of osvos_tf -> what it may import beside the standard library, `errors` and `files`.
+MAY_IMPORT = {
+    "__init__": {"model"},
+    "errors": set(),
+    "files": set(),
+    # Data: knows nothing of the networks.
+    "davis": set(),
+    "video": PIXELS,
+    "painter": PIXELS,
+    "tfrecord": {"davis", "video", "tensorflow", *PIXELS},
+    "augment": {*TENSORS},
+    "input_pipeline": {"tfrecord", "augment", *TENSORS},
+    # The networks and their training.
+    "layers": KERAS,
+    "model": {"layers", *KERAS},
+    "weights": {"model", *KERAS},
+    "losses": {*TENSORS},
+    "recipes": set(),
+    "training": {"losses", "recipes", *KERAS},
+    # From probabilities to results: knows nothing of training.
+    "inference": {"numpy"},
+    "snapping": {"cv2", "higra", "numpy"},
+    "metrics": {"cv2", "numpy"},
+    "visualize": PIXELS,
+    "report": {"jinja2", "matplotlib", "metrics", "visualize", *PIXELS},
+    "export": {"model", *KERAS},
+    "serving": {"grpc", "tensorflow_serving", *TENSORS},
+    "model_server": {"export", "grpc", "tensorflow_serving", *TENSORS},
+}
+EVERYWHERE = {"errors", "files"}
+WITHOUT_TENSORFLOW = ["davis", "errors", "files", "recipes", "video", "painter", "inference",
+                      "metrics", "visualize"]  # fmt: skip
+
+
+def imports(path):
+    """Names that a file imports, also inside functions: `x` for osvos_tf.x, else the package."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}, line {node.lineno}: a relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        for name in names:
+            package, _, rest = name.partition(".")
+            found.add(rest.partition(".")[0] if package == "osvos_tf" and rest else package)
+    return found - sys.stdlib_module_names
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=lambda path: path.stem)
+def test_modules_import_only_what_they_may(path):
+    assert path.stem in MAY_IMPORT, f"add {path.stem} to the table: what may it import?"
+    assert imports(path) <= MAY_IMPORT[path.stem] | EVERYWHERE
+
+
+def test_the_table_has_no_circle():
+    """A module is below all that may import it, so no order of imports can fail."""
+    left = {name: allowed & set(MAY_IMPORT) for name, allowed in MAY_IMPORT.items()}
+    while left:
+        ready = [name for name, below in left.items() if not below & set(left)]
+        assert ready, f"these modules may import each other: {sorted(left)}"
+        for name in ready:
+            del left[name]
+
+
+def reach(name):
+    """All modules of osvos_tf that `name` may load, directly or not."""
+    below = MAY_IMPORT[name] & set(MAY_IMPORT)
+    return below.union(*map(reach, below))
+
+
+def test_sides_stay_apart():
+    networks = {"layers", "model", "weights", "losses", "training"}
+    for data in ("davis", "video", "tfrecord", "augment", "input_pipeline", "painter"):
+        assert not reach(data) & networks
+    for judge in ("metrics", "serving", "report", "inference", "snapping"):
+        assert not reach(judge) & {"training", "losses", "recipes", "model"}
+
+
+@pytest.mark.parametrize("path", PIPELINES, ids=lambda path: path.stem)
+def test_stages_share_only_cli(path):
+    """A stage stands alone; the demonstration runs them all."""
+    stages = {other.stem for other in PIPELINES}
+    used = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module.partition(".")[0] == "pipelines":
+            _, _, stage = node.module.partition(".")
+            used |= {stage} if stage else {alias.name for alias in node.names}
+    assert used <= (stages if path.stem == "demo" else {"cli"})
+    assert not imports(path) & {"tests", "benchmarks"}
+
+
+def run_python(program, folder):
+    return subprocess.run(
+        [sys.executable, "-c", program], cwd=folder, text=True, capture_output=True, timeout=120
+    )
+
+
+def test_importing_is_silent_and_light(tmp_path):
+    """The package and its modules for pixels and paths: no word, no file, no TensorFlow."""
+    modules = ", ".join(["osvos_tf", *(f"osvos_tf.{name}" for name in WITHOUT_TENSORFLOW)])
+    process = run_python(
+        f"import sys; sys.path.insert(0, {str(REPOSITORY)!r})\n"
+        f"import {modules}\n"
+        "assert not {'tensorflow', 'keras'} & set(sys.modules)",
+        tmp_path,
+    )
+    assert (process.returncode, process.stdout, process.stderr) == (0, "", "")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,161 @@
+"""The command `train_parent` as a user meets it: real processes, killed ones among them."""
+
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from osvos_tf import model
+
+REPOSITORY = pathlib.Path(__file__).parents[1]
+SECONDS = 300  # for one process on a busy machine
+
+
+def command(**flags):
+    return [sys.executable, "-m", "pipelines.train_parent"] + [
+        f"--{name}={value}" for name, value in flags.items()
+    ]
+
+
+@pytest.fixture
+def start():
+    """Starts the command in the background; what still runs after the test is killed."""
+    processes = []
+
+    def start(**flags):
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        processes.append(subprocess.Popen(command(**flags), cwd=REPOSITORY, text=True, **pipes))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def run(**flags):
+    return subprocess.run(
+        command(**flags), cwd=REPOSITORY, text=True, capture_output=True, timeout=SECONDS
+    )
+
+
+def tiny(records, workdir, **flags):
+    return {
+        "records": records,
+        "workdir": workdir,
+        "recipe": "scratch",
+        "weights": "random",
+        "width_multiplier": 0.0625,
+        "height": 48,
+        "precision": "float32",
+        "updates": 40,
+        "seed": 3,
+        **flags,
+    }
+
+
+def assert_refused(process, *words):
+    """One message, status 2, no traceback."""
+    assert process.returncode == 2, process.stderr
+    assert "Traceback" not in process.stderr
+    assert process.stderr.startswith("train_parent: ")
+    for word in words:
+        assert word in process.stderr
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_to_the_same_end(start, fake_records, tmp_path):
+    undisturbed = start(**tiny(fake_records, tmp_path / "undisturbed"))
+    workdir = tmp_path / "killed"
+    flags = tiny(fake_records, workdir, checkpoint_seconds=0)
+    victim = start(**flags)
+    deadline = time.monotonic() + SECONDS
+    while not (workdir / "checkpoints" / "checkpoint").is_file():
+        assert victim.poll() is None, victim.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    delay = random.uniform(0, 1)
+    time.sleep(delay)
+    victim.kill()
+    victim.communicate()
+    assert victim.returncode == -signal.SIGKILL
+    assert not (workdir / "parent.keras").exists()
+
+    resumed = run(**flags)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "went on from update" in resumed.stdout
+    _, errors = undisturbed.communicate(timeout=SECONDS)
+    assert undisturbed.returncode == 0, errors
+    found, expected = (
+        model.load_model(folder / "parent.keras") for folder in (workdir, tmp_path / "undisturbed")
+    )
+    assert model.working_height(found) == 48
+    for a, b in zip(found.get_weights(), expected.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b, err_msg=f"killed {delay} s after a checkpoint")
+    left = {"parent.keras", "flags.json", "checkpoints", "summaries"}
+    assert {path.name for path in workdir.iterdir()} == left
+
+    before = (workdir / "parent.keras").read_bytes()
+    assert_refused(run(**{**flags, "seed": 4, "updates": 41}), "--seed=3 (now 4)", "--updates=40")
+    assert (workdir / "parent.keras").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"updates": -1}, ["--updates must be above 0", "-1"]),
+        ({"updates": "many"}, ["--updates", "many"]),
+        ({"height": 0}, ["--height must be above 0"]),
+        ({"checkpoint_seconds": -1}, ["checkpoint_seconds"]),
+        ({"recipe": "caffe"}, ["recipe", "caffe", "paper"]),
+        ({"weights": "imagenet", "width_multiplier": 0.5}, ["--weights=imagenet", "0.5"]),
+        ({"learning_rate": 1}, ["learning_rate"]),
+        ({"workdir": "{tmp_path}/file/inside"}, ["{tmp_path}/file/inside", "output folder"]),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_mistakes_in_flags_are_explained(flags, words, fake_records, tmp_path):
+    (tmp_path / "file").touch()
+
+    def fill(text):
+        return text.format(tmp_path=tmp_path) if isinstance(text, str) else text
+
+    flags = {name: fill(value) for name, value in flags.items()}
+    process = run(**{**tiny(fake_records, tmp_path / "run", updates=1), **flags})
+    assert_refused(process, *map(fill, words))
+    assert not (tmp_path / "run").exists()
+
+
+def test_required_flags_are_named():
+    assert_refused(run(records="somewhere"), "--workdir")
+
+
+def test_a_missing_records_folder_is_explained(tmp_path):
+    process = run(**tiny(tmp_path / "none", tmp_path / "run"))
+    assert_refused(process, str(tmp_path / "none"), "davis_to_tfrecord")
+    assert not (tmp_path / "run" / "parent.keras").exists()
+
+
+def test_weights_that_are_no_model_are_explained(fake_records, tmp_path):
+    text = tmp_path / "parent.keras"
+    text.write_text("not a model")
+    process = run(**tiny(fake_records, tmp_path / "run", weights=text))
+    assert_refused(process, str(text), "is not a .keras file")
+    assert not (tmp_path / "run" / "parent.keras").exists()
+
+
+def test_help_names_every_flag_and_exits_well():
+    process = subprocess.run(
+        [*command(), "--help"], cwd=REPOSITORY, text=True, capture_output=True, timeout=SECONDS
+    )
+    assert process.returncode == 0
+    assert process.stdout.startswith("Trains the parent network")
+    for name in tiny("", ""):
+        assert f"--{name}: " in process.stdout
+    assert "--checkpoint_seconds: " in process.stdout
+    assert not process.stderr

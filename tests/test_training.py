@@ -1,0 +1,316 @@
+"""The loop against updates computed by hand, and runs that are broken off and taken up again."""
+
+import dataclasses
+import random
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from osvos_tf import input_pipeline, losses, model, recipes, training
+from osvos_tf.recipes import Stage
+
+SIZE = (32, 48)
+STAGE = Stage(
+    name="test",
+    updates=3,
+    optimizer="momentum",
+    rate=0.01,
+    normalise="balanced",
+    side_weight=0.5,
+)
+
+
+def network():
+    return model.build_foreground(width_multiplier=1 / 16, start="scratch", seed=1)
+
+
+def views(batch_size=1):
+    """Endless batches; number n depends on nothing but n."""
+
+    def view(number):
+        image = tf.random.stateless_uniform((*SIZE, 3), [0, number], maxval=255)
+        mask = tf.random.stateless_uniform((*SIZE, 1), [1, number]) < 0.3
+        return image, tf.cast(mask, tf.uint8)
+
+    return tf.data.Dataset.range(10**6).map(view).batch(batch_size).prefetch(2)
+
+
+def first_batches(dataset, count):
+    return list(dataset.take(count).as_numpy_iterator())
+
+
+def assert_same_weights(found, expected, message=""):
+    for a, b in zip(found.get_weights(), expected.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b, err_msg=message)
+
+
+def assert_close_weights(found, expected):
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def names_and_kinds(net):
+    """(layer, "kernel" or "bias") in the order of `trainable_variables`."""
+    kinds = {}
+    for layer in net.layers:
+        for variable, kind in zip(layer.trainable_variables, ("kernel", "bias"), strict=False):
+            kinds[id(variable)] = (layer.name, kind)
+    return [kinds[id(variable)] for variable in net.trainable_variables]
+
+
+def gradients_of(net, batch, stage):
+    """Returns the loss and the gradients, float64, zero where a weight has no part in it."""
+    images, labels = batch
+    with tf.GradientTape() as tape:
+        loss, _ = losses.deep_supervision(
+            net(images), labels, side_weight=stage.side_weight, normalise=stage.normalise
+        )
+    gradients = tape.gradient(loss, net.trainable_variables)
+    return float(loss), [
+        np.zeros(v.shape) if g is None else g.numpy().astype(np.float64)
+        for v, g in zip(net.trainable_variables, gradients, strict=True)
+    ]
+
+
+def values_of(net):
+    return [v.numpy().astype(np.float64) for v in net.trainable_variables]
+
+
+@pytest.mark.parametrize("side_weight", [0.5, 0.0])
+def test_updates_equal_hand_computed_ones(side_weight):
+    """Momentum with layer-wise rates and decay; the rate drops in between, as Caffe does it."""
+    stage = dataclasses.replace(
+        STAGE,
+        updates=3,
+        drops=(2,),
+        side_weight=side_weight,
+        weight_decay=0.1,
+        rate_factors=(("score_", 0.1), ("fused", 0.01), ("block1", 3.0)),
+        bias_factor=2.0,
+    )
+    trained = network()
+    snapshots = []
+    history = training.train(
+        trained, views(), stage, on_update=lambda *_: snapshots.append(values_of(trained))
+    )
+
+    by_hand = network()
+    velocities = [np.zeros(v.shape) for v in by_hand.trainable_variables]
+    for update, batch in enumerate(first_batches(views(), 3)):
+        loss, gradients = gradients_of(by_hand, batch, stage)
+        assert history.losses[update] == (update + 1, pytest.approx(loss, rel=1e-4))
+        rate = 0.01 * (0.1 if update == 2 else 1)
+        for i, (layer, kind) in enumerate(names_and_kinds(by_hand)):
+            factor = {"score": 0.1, "fused": 0.01, "block1": 3.0}.get(layer.split("_")[0], 1)
+            value = by_hand.trainable_variables[i].numpy().astype(np.float64)
+            gradient = gradients[i]
+            if kind == "bias":
+                factor *= 2
+            else:
+                gradient = gradient + 0.1 * value
+            velocities[i] = 0.9 * velocities[i] - rate * factor * gradient
+            by_hand.trainable_variables[i].assign(value + velocities[i])
+        assert_close_weights(snapshots[update], values_of(by_hand))
+    moved = [np.abs(a - b).max() for a, b in zip(snapshots[0], values_of(network()), strict=True)]
+    if side_weight:
+        assert min(moved) > 0
+
+
+def test_accumulated_batches_equal_one_large_batch():
+    one_by_one = dataclasses.replace(STAGE, updates=2, accumulation=3)
+    together = dataclasses.replace(STAGE, updates=2, batch_size=3)
+    first, second = network(), network()
+    history = training.train(first, views(), one_by_one)
+    expected = training.train(second, views(3), together)
+    for (_, a), (_, b) in zip(history.losses, expected.losses, strict=True):
+        assert a == pytest.approx(b, rel=1e-5)
+    assert_close_weights(first.get_weights(), second.get_weights())
+
+
+def recipe(optimizer):
+    """Two stages that differ in all that a stage may change, six updates in all."""
+    first = dataclasses.replace(STAGE, optimizer=optimizer, name="first", drops=(1,))
+    second = dataclasses.replace(
+        STAGE, optimizer=optimizer, name="second", first_update=3, accumulation=2, side_weight=0.0
+    )
+    return first, second
+
+
+def run(stages, workdir, crash_after=None):
+    """A process's life: returns the network, or None where it crashed, and the histories."""
+
+    def on_update(update, loss):
+        if update == crash_after:
+            raise ConnectionAbortedError
+
+    net, dataset, histories = network(), views(), []
+    try:
+        for stage in stages:
+            histories.append(
+                training.train(
+                    net, dataset, stage, workdir, on_update=on_update, checkpoint_seconds=0
+                )
+            )
+    except ConnectionAbortedError:
+        return None, histories
+    return net, histories
+
+
+@pytest.mark.parametrize(("optimizer", "stages", "crashes"), [("momentum", 2, 2), ("adam", 1, 1)])
+def test_a_resumed_run_equals_an_undisturbed_one(optimizer, stages, crashes, tmp_path):
+    stages = recipe(optimizer)[:stages]
+    updates = stages[-1].last_update
+    expected, histories = run(stages, tmp_path / "undisturbed")
+    losses_by_update = dict(sum((history.losses for history in histories), ()))
+    assert sorted(losses_by_update) == list(range(1, updates + 1))
+
+    points = sorted(random.sample(range(1, updates + 1), crashes))
+    for point in points:
+        assert run(stages, tmp_path / "disturbed", crash_after=point)[0] is None
+    found, histories = run(stages, tmp_path / "disturbed")
+    assert_same_weights(found, expected, f"broken off after the updates {points}")
+    # The checkpoint of the update that crashed was not written yet.
+    done = points[-1] - 1
+    for stage, history in zip(stages, histories, strict=True):
+        assert history.resumed_from == max(stage.first_update, done)
+        assert history.updates == max(0, stage.last_update - history.resumed_from)
+        for update, loss in history.losses:
+            assert losses_by_update[update] == loss
+
+
+def test_a_finished_stage_only_restores(tmp_path):
+    stage = dataclasses.replace(STAGE, updates=1)
+    trained = network()
+    training.train(trained, views(), stage, tmp_path)
+    fresh = network()
+    history = training.train(fresh, views(), stage, tmp_path)
+    assert (history.updates, history.losses, history.resumed_from) == (0, (), 1)
+    assert_same_weights(fresh, trained)
+
+
+def checkpoints(workdir):
+    state = tf.train.get_checkpoint_state(str(workdir / "checkpoints"))
+    return [path.rsplit("-", 1)[-1] for path in state.all_model_checkpoint_paths]
+
+
+def test_checkpoints_are_as_rare_as_asked(tmp_path):
+    training.train(network(), views(), STAGE, tmp_path / "often", checkpoint_seconds=0)
+    assert checkpoints(tmp_path / "often") == ["2", "3"]  # the last two are kept
+    training.train(network(), views(), STAGE, tmp_path / "rarely", checkpoint_seconds=3600)
+    assert checkpoints(tmp_path / "rarely") == ["3"]
+
+
+def test_without_a_workdir_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    history = training.train(network(), views(), dataclasses.replace(STAGE, updates=1))
+    assert history.updates == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_loss_that_is_not_finite_stops(tmp_path):
+    diverging = network()
+    snapshots = []
+    with pytest.raises(FloatingPointError, match=r"stage 'test', update 2 of 3"):
+        training.train(
+            diverging,
+            views(),
+            dataclasses.replace(STAGE, rate=1e30),
+            tmp_path,
+            on_update=lambda *_: snapshots.append(values_of(diverging)),
+            checkpoint_seconds=0,
+        )
+    assert len(snapshots) == 1
+    for found, expected in zip(values_of(diverging), snapshots[0], strict=True):
+        np.testing.assert_array_equal(found, expected)
+    assert checkpoints(tmp_path) == ["1"]
+
+
+def spoil_gradients(monkeypatch, passes):
+    """Makes the gradients of these backward passes, counted from 1, NaN; the loss stays sound."""
+    count = tf.Variable(0)
+    sound = losses.deep_supervision
+
+    @tf.custom_gradient
+    def spoil(loss):
+        def gradient(upstream):
+            bad = tf.reduce_any(count.assign_add(1) == tf.constant(passes))
+            return tf.where(bad, float("nan"), upstream)
+
+        return tf.identity(loss), gradient
+
+    def spoiled(*arguments, **options):
+        loss, parts = sound(*arguments, **options)
+        return spoil(loss), parts
+
+    monkeypatch.setattr(losses, "deep_supervision", spoiled)
+    return count
+
+
+def test_a_gradient_that_is_not_finite_is_computed_again(monkeypatch):
+    stage = dataclasses.replace(STAGE, updates=2, accumulation=2)
+    expected, found = network(), network()
+    training.train(expected, views(), stage)
+    count = spoil_gradients(monkeypatch, [2, 3, 5])
+    training.train(found, views(), stage)
+    assert int(count) == 4 + 3
+    assert_same_weights(found, expected)
+
+
+def test_a_gradient_that_never_is_finite_stops(monkeypatch):
+    spoil_gradients(monkeypatch, list(range(1, 100)))
+    trained = network()
+    with pytest.raises(FloatingPointError, match=r"gradient that is not finite .* update 1 of 3"):
+        training.train(trained, views(), STAGE)
+    assert_same_weights(trained, network())
+
+
+def test_budget_ends_training(tmp_path):
+    endless = dataclasses.replace(STAGE, updates=10**6)
+    untouched = network()
+    history = training.train(untouched, views(), endless, budget=0)
+    assert (history.updates, history.losses) == (0, ())
+    assert_same_weights(untouched, network())
+
+    # The first update alone, which traces the graph, takes longer than this.
+    trained = network()
+    history = training.train(trained, views(), endless, tmp_path, budget=1e-3)
+    assert history.updates == 1
+    assert history.seconds >= 1e-3
+    assert checkpoints(tmp_path) == ["1"]
+    resumed = network()
+    training.train(resumed, views(), endless, tmp_path, budget=0)
+    assert_same_weights(resumed, trained)
+
+
+def events(workdir):
+    """{tag: [step, ...]} of the TensorBoard files."""
+    found = {}
+    for path in sorted((workdir / "summaries").iterdir()):
+        for record in tf.data.TFRecordDataset(str(path)):
+            event = tf.compat.v1.Event.FromString(record.numpy())
+            for value in event.summary.value:
+                found.setdefault(value.tag, []).append(event.step)
+    return found
+
+
+def test_summaries_are_written(tmp_path):
+    stage = dataclasses.replace(STAGE, updates=4)
+    training.train(network(), views(), stage, tmp_path, summary_every=2)
+    tags = ["loss/total", *(f"loss/{name}" for name in model.OUTPUTS), "learning_rate"]
+    assert events(tmp_path) == {tag: [2, 4] for tag in [*tags, "frame", "mask", "fused"]}
+
+
+def test_training_learns_a_square():
+    frame = np.random.default_rng(0).integers(0, 90, (1, *SIZE, 3), dtype=np.uint8)
+    mask = np.zeros((1, *SIZE), np.uint8)
+    mask[:, 8:22, 12:30] = 1
+    frame[mask == 1] += 120
+    dataset = input_pipeline.one_shot_dataset(frame, mask, recipes.Augmentation(flip=True))
+    stage = dataclasses.replace(STAGE, updates=40, optimizer="adam", rate=3e-3)
+    net = network()
+    history = training.train(net, dataset, stage)
+    assert [update for update, _ in history.losses] == list(range(1, 41))
+    assert history.losses[-1][1] < 0.3 * history.losses[0][1]
+    found = model.build_predictor(net)(frame)[..., 0].numpy() > 0.5
+    assert (found & (mask == 1)).sum() > 0.8 * (found | (mask == 1)).sum()
