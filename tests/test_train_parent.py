@@ -144,8 +144,10 @@ def test_a_missing_records_folder_is_explained(tmp_path):
 def test_weights_that_are_no_model_are_explained(fake_records, tmp_path):
     text = tmp_path / "parent.keras"
     text.write_text("not a model")
-    process = run(**tiny(fake_records, tmp_path / "run", weights=text))
-    assert_refused(process, str(text), "is not a .keras file")
+    flags = tiny(fake_records, tmp_path / "run", weights=text)
+    assert_refused(run(**flags), "leave out --width_multiplier")
+    del flags["width_multiplier"]
+    assert_refused(run(**flags), str(text), "is not a .keras file")
     assert not (tmp_path / "run" / "parent.keras").exists()
 
 
