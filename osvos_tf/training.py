@@ -9,13 +9,14 @@ import keras
 import tensorflow as tf
 
 from osvos_tf import losses
+from osvos_tf.model import with_precision
 
 _MOMENTUM = 0.9
-# How often a batch is tried whose loss is finite and whose gradient is not. oneDNN's bfloat16
-# kernels for AMX read past the end of a buffer when its length is no multiple of 32 and multiply
-# what they find by zero, which is harmless unless it is a NaN (uxlfoundation/oneDNN#5717). Seen in
-# about one update of 300; the same batch then gives the right gradient.
-_ATTEMPTS = 5
+# Times that a batch is tried whose loss is finite and whose gradient is not, before it is computed
+# in float32. oneDNN's bfloat16 kernels for AMX read past the end of a buffer when its length is no
+# multiple of 32 and multiply what they find by zero: harmless, unless it is a NaN
+# (uxlfoundation/oneDNN#5717). Seen once in some 300 updates; most often a second try is sound.
+_ATTEMPTS = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +115,8 @@ class _Loop:
         self.variables = model.trainable_variables
         self.factors, self.decays = zip(*_rates(model, stage), strict=True)
         self.sums = [tf.Variable(tf.zeros(v.shape), trainable=False) for v in self.variables]
-        self.accumulate = tf.function(self._accumulate, reduce_retracing=True)
+        self.accumulate = self._accumulation(model)
+        self.exact = None  # the same network in float32 and its accumulation, built when needed
         self.apply = tf.function(self._apply)
 
     def update(self, number, summary):
@@ -134,11 +136,12 @@ class _Loop:
         """Adds one batch's gradients to the sums; returns loss, losses by output, fused logits."""
         for _ in range(_ATTEMPTS):
             loss, parts, fused, finite = self.accumulate(images, labels)
-            if finite:
-                return float(loss), parts, fused
-            if not math.isfinite(loss):
+            if finite or not math.isfinite(loss):
                 break
-            # The loss is sound and its gradient is not: see `_ATTEMPTS`.
+        else:
+            loss, parts, fused, finite = self._accumulate_exactly(images, labels)
+        if finite:
+            return float(loss), parts, fused
         stage = self.stage
         raise FloatingPointError(
             f"Loss {float(loss)} with a gradient that is not finite in stage {stage.name!r}, "
@@ -147,27 +150,42 @@ class _Loop:
             "numbers. The last checkpoint is from before."
         )
 
-    def _accumulate(self, images, labels):
-        with tf.GradientTape() as tape:
-            outputs = self.model(images, training=True)
-            loss, parts = losses.deep_supervision(
-                outputs,
-                labels,
-                side_weight=self.stage.side_weight,
-                normalise=self.stage.normalise,
-            )
-        # The sides' scores have no part in a loss without sides. (`UnconnectedGradients.ZERO` would
-        # say the same, but fails on Keras 3's variables.)
-        gradients = [
-            tf.zeros(variable.shape) if gradient is None else gradient
-            for gradient, variable in zip(
-                tape.gradient(loss, self.variables), self.variables, strict=True
-            )
-        ]
-        finite = tf.math.is_finite(loss) & tf.math.is_finite(tf.linalg.global_norm(gradients))
-        for total, gradient in zip(self.sums, gradients, strict=True):
-            total.assign_add(tf.where(finite, gradient, tf.zeros_like(gradient)))
-        return loss, parts, outputs["fused"], finite
+    def _accumulation(self, network):
+        """Returns the function that adds a batch's gradients of `network` to the sums."""
+        variables = network.trainable_variables
+
+        @tf.function(reduce_retracing=True)
+        def accumulate(images, labels):
+            with tf.GradientTape() as tape:
+                outputs = network(images, training=True)
+                loss, parts = losses.deep_supervision(
+                    outputs,
+                    labels,
+                    side_weight=self.stage.side_weight,
+                    normalise=self.stage.normalise,
+                )
+            # The sides' scores have no part in a loss without sides. (`UnconnectedGradients.ZERO`
+            # would say the same, but fails on Keras 3's variables.)
+            gradients = [
+                tf.zeros(variable.shape) if gradient is None else gradient
+                for gradient, variable in zip(
+                    tape.gradient(loss, variables), variables, strict=True
+                )
+            ]
+            finite = tf.math.is_finite(loss) & tf.math.is_finite(tf.linalg.global_norm(gradients))
+            for total, gradient in zip(self.sums, gradients, strict=True):
+                total.assign_add(tf.where(finite, gradient, tf.zeros_like(gradient)))
+            return loss, parts, outputs["fused"], finite
+
+        return accumulate
+
+    def _accumulate_exactly(self, images, labels):
+        if self.exact is None:
+            network = with_precision(self.model, "float32")
+            self.exact = network, self._accumulation(network)
+        network, accumulate = self.exact
+        network.set_weights(self.model.get_weights())
+        return accumulate(images, labels)
 
     def _apply(self):
         # With momentum SGD, scaling a gradient, its decay term included, scales the rate.

@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "weights": {"model", *KERAS},
     "losses": {*TENSORS},
     "recipes": set(),
-    "training": {"losses", "recipes", *KERAS},
+    "training": {"losses", "model", "recipes", *KERAS},
     # From probabilities to results: knows nothing of training.
     "inference": {"numpy"},
     "snapping": {"cv2", "higra", "numpy"},
