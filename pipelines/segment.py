@@ -58,7 +58,7 @@ flags.DEFINE_float(
 )
 flags.DEFINE_float(
     "threshold",
-    0.5,
+    inference.DEFAULT_THRESHOLD,
     "Probability above which a pixel is the object.",
     lower_bound=0.0,
     upper_bound=1.0,

@@ -41,7 +41,8 @@ def test_frames_are_read_one_batch_ahead():
 
 
 def test_mask_is_above_the_threshold():
-    probability = np.array([[0.2, 0.5, 0.51]], np.float32)
+    probability = np.array([[0.2, 0.5, 0.71]], np.float32)
     np.testing.assert_array_equal(inference.to_mask(probability), [[0, 0, 1]])
+    np.testing.assert_array_equal(inference.to_mask(probability, 0.5), [[0, 0, 1]])
     np.testing.assert_array_equal(inference.to_mask(probability, 0.1), [[1, 1, 1]])
     assert inference.to_mask(probability).dtype == np.uint8

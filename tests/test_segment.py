@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import osvos_tf
-from osvos_tf import davis, metrics, model, video
+from osvos_tf import davis, inference, metrics, model, video
 from osvos_tf.errors import InputError
 from pipelines import cli, segment
 
@@ -86,7 +86,7 @@ def test_masks_are_what_the_specialist_says(arguments, bear):
     run(arguments)
     network = osvos_tf.load_model(arguments["out"] / "specialist.keras")
     frames = np.stack([frame for _, frame in video.open_frames(arguments["frames"])])
-    expected = model.build_predictor(network).predict(frames, verbose=0)[..., 0] > 0.5
+    expected = model.build_predictor(network).predict(frames, verbose=0)[..., 0] > inference.DEFAULT_THRESHOLD
     found = np.stack(list(read_masks(arguments["out"] / "masks").values()))
     assert np.mean(found == expected) > 0.999  # another batch size may round another way
 
