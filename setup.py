@@ -16,6 +16,7 @@ REQUIREMENTS = [
     "opencv-contrib-python-headless>=4.9,<6",
     "pillow>=10.1,<14",  # palette masks: OpenCV turns palette indices into colours
     "absl-py>=2.0,<3",  # the commands' flags
+    "jinja2>=3.1,<4",  # report.html: loops, and escaping of the names that users give
     "tqdm>=4.66,<5",  # progress bars
     "tensorboard>=2.15,<2.22",  # tf.summary needs it; TF 2.21 no longer brings it
 ]
@@ -38,6 +39,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["osvos_tf*", "pipelines*", "benchmarks*"]),
+    package_data={"osvos_tf": ["*.jinja"]},
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,
     entry_points={

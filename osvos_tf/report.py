@@ -1,5 +1,9 @@
-"""What `evaluate` leaves: scores by method and sequence, as tables and CSV files."""
+"""Scores by method and sequence: their means, the tables, the CSV files and the worst frames.
 
+The HTML page that shows them is `report_page`.
+"""
+
+import contextlib
 import csv
 import dataclasses
 import io
@@ -19,13 +23,21 @@ class SequenceResult:
 
     Attributes:
         sequence: its name.
-        frames: names of the scored frames; DAVIS leaves out the first and the last.
+        frames: names of the scored frames.
         scores: J and F of these frames, and the sequence's T.
+        expected: names of all frames that DAVIS scores: all but the first and the last.
     """
 
     sequence: str
     frames: tuple[str, ...]
     scores: metrics.SequenceScores
+    expected: tuple[str, ...]
+
+    @property
+    def remark(self):
+        """What a table must say about a partial result; empty where all frames are scored."""
+        frames, expected = len(self.frames), len(self.expected)
+        return "" if frames == expected else f"partial: {frames} of {expected} frames"
 
     def measures(self):
         """Returns the seven values of `MEASURES`, as fractions."""
@@ -46,18 +58,69 @@ def summarise(results):
         results: sequence of `SequenceResult`.
     """
     rows = np.array([result.measures() for result in results], dtype=np.float64)
-    stable = set().union(*metrics.STABLE_SEQUENCES.values())
-    chosen = [result.sequence in stable for result in results]
-    instabilities = rows[chosen if any(chosen) else slice(None), -1]
+    counting = sequences_in_T(results)
+    instabilities = rows[[result.sequence in counting for result in results], -1]
     known = instabilities[~np.isnan(instabilities)]
     return (*rows[:, :-1].mean(axis=0).tolist(), float(known.mean()) if known.size else math.nan)
 
 
-def write_csv(out, results):
-    """Writes `global.csv`, `per_sequence.csv` and `per_frame.csv`; values are fractions.
+def sequences_in_T(results):
+    """Returns the names of the sequences that count towards a method's T."""
+    names = {result.sequence for result in results}
+    return names & set().union(*metrics.STABLE_SEQUENCES.values()) or names
+
+
+def left_out(results, sequences):
+    """Returns which of the `sequences` a method has no result for, in their order."""
+    scored = {result.sequence for result in results}
+    return [name for name in sequences if name not in scored]
+
+
+def worst_frames(results, count=8, per_sequence=2):
+    """Chooses the frames that are worth a look: the lowest J over all methods.
+
+    Of one sequence there are at most `per_sequence`, and of one method in it they are at least an
+    eighth of the sequence apart: neighbours look alike. Perfect frames (J = 1) are never chosen.
 
     Args:
-        out: an existing folder.
+        results: dict of method name -> list of `SequenceResult`.
+        count: how many frames at most.
+        per_sequence: how many of one sequence at most.
+
+    Returns:
+        A list of (method, `SequenceResult`, index into its `frames`), the worst first.
+    """
+    ranked = sorted(
+        (
+            (method, result, index)
+            for method, rows in results.items()
+            for result in rows
+            for index in np.flatnonzero(result.scores.J < 1).tolist()
+        ),
+        key=lambda choice: (choice[1].scores.J[choice[2]], choice[1].scores.F[choice[2]]),
+    )
+    chosen = []
+    for method, result, index in ranked:
+        place = result.expected.index(result.frames[index])
+        same = [other for other in chosen if other[1].sequence == result.sequence]
+        near = any(
+            other == method
+            and abs(row.expected.index(row.frames[i]) - place) < len(row.expected) / 8
+            for other, row, i in same
+        )
+        if len(same) < per_sequence and not near:
+            chosen.append((method, result, index))
+        if len(chosen) == count:
+            break
+    return chosen
+
+
+def csv_tables(results):
+    """Returns file name -> text of `global.csv`, `per_sequence.csv` and `per_frame.csv`.
+
+    Values are fractions; a cell is empty where there is no value, as for T of a partial result.
+
+    Args:
         results: dict of method name -> list of `SequenceResult`.
     """
     tables = {
@@ -79,30 +142,53 @@ def write_csv(out, results):
             ],
         ),
     }
-    for name, (header, rows) in tables.items():
-        text = io.StringIO(newline="")
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows([_cell(value) for value in row] for row in rows)
-        with atomic_path(out / name) as temporary:
-            temporary.write_text(text.getvalue(), encoding="utf-8")
+    return {name: _csv(header, rows) for name, (header, rows) in tables.items()}
 
 
-def format_table(results):
-    """Returns a table for the terminal: a line for each method and sequence, then the means."""
+def write(out, texts):
+    """Writes text files together: none of them changes before all are on the disk.
+
+    Args:
+        out: an existing folder.
+        texts: dict of file name -> text. The last one takes its place last.
+    """
+    with contextlib.ExitStack() as stack:
+        for name in reversed(texts):  # the stack is left in the opposite order
+            temporary = stack.enter_context(atomic_path(out / name))
+            temporary.write_text(texts[name], encoding="utf-8", newline="\n")
+
+
+def format_table(results, sequences=()):
+    """Returns a table for the terminal: a line for each method and sequence, then the means.
+
+    Args:
+        results: dict of method name -> list of `SequenceResult`.
+        sequences: names of all sequences that were asked for; those without a result are listed.
+    """
     width = max((len(row.sequence) for rows in results.values() for row in rows), default=0)
     width = max(width, len("mean")) + 2
     lines = []
     for method, rows in results.items():
         lines.append(f"{method}")
         lines.append("  " + " " * width + "".join(f"{name:>10}" for name in MEASURES))
-        for name, values in (
-            *((row.sequence, row.measures()) for row in rows),
-            ("mean", summarise(rows)),
+        for name, values, remark in (
+            *((row.sequence, row.measures(), row.remark) for row in rows),
+            ("mean", summarise(rows), ""),
         ):
-            lines.append(f"  {name:<{width}}" + "".join(f"{value:10.3f}" for value in values))
+            cells = "".join(f"{'-' if math.isnan(v) else format(v, '.3f'):>10}" for v in values)
+            lines.append(f"  {name:<{width}}{cells}  {remark}".rstrip())
+        if absent := left_out(rows, sequences):
+            lines.append(f"  left out, no results: {', '.join(absent)}")
         lines.append("")
     return "\n".join(lines)
+
+
+def _csv(header, rows):
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows([_cell(value) for value in row] for row in rows)
+    return text.getvalue()
 
 
 def _cell(value):

@@ -1,4 +1,4 @@
-"""Tables of results folders, and what is refused."""
+"""Tables of results folders, partial ones too, and what is refused."""
 
 import csv
 import math
@@ -7,6 +7,7 @@ import shutil
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from osvos_tf import davis, metrics, report, video
 from osvos_tf.errors import InputError
@@ -67,6 +68,16 @@ def test_tables(fake_davis, results, capsys):
     assert "perfect" in printed and "off" in printed and "0.600" in printed
 
 
+def test_sequences_that_the_split_does_not_have(fake_davis, results, capsys):
+    shutil.copytree(results / "perfect" / "bear", results / "perfect" / "fox")
+    flags = [f"--results={results / 'perfect'}", f"--out={results / 'out'}"]
+    with pytest.raises(InputError, match="no sequence 'fox'"):
+        run(fake_davis, *flags, "--sequences=fox")
+    run(fake_davis, *flags)
+    assert "perfect: not in train, so not scored: fox" in capsys.readouterr().out
+    assert "fox" not in (results / "out" / "per_sequence.csv").read_text(encoding="utf-8")
+
+
 def test_one_sequence_of_a_split(fake_davis, results):
     run(
         fake_davis,
@@ -84,8 +95,6 @@ def test_refused(fake_davis, results):
         run(fake_davis, "--results=absent", flags[1])
     with pytest.raises(InputError, match="Two --results"):
         run(fake_davis, flags[0], *flags)
-    with pytest.raises(InputError, match="no sequence 'fox'"):
-        run(fake_davis, *flags, "--sequences=fox")
     (perfect / "bear" / "00001.png").unlink()
     with pytest.raises(InputError, match=r"1 of 2 masks are missing .*00001\.png"):
         run(fake_davis, *flags)
@@ -95,13 +104,95 @@ def test_refused(fake_davis, results):
     shutil.rmtree(perfect / "bear")
     with pytest.raises(InputError, match=r"No results for sequence 'bear'.*goat"):
         run(fake_davis, *flags)
-    assert not list((results / "out").glob("*.csv"))
+    assert not list((results / "out").iterdir())
+
+
+def test_odd_masks_are_refused_by_name(fake_davis, results):
+    path = results / "perfect" / "goat" / "00002.png"
+    flags = [f"--results={results / 'perfect'}", f"--out={results / 'out'}"]
+    cv2.imwrite(str(path), np.full((48, 80), 127, np.uint8))
+    with pytest.raises(InputError, match=r"0 and 255.*goat.00002\.png.*127"):
+        run(fake_davis, *flags)
+    path.write_bytes(b"no picture")
+    with pytest.raises(InputError, match=r"goat.00002\.png"):
+        run(fake_davis, *flags)
+    path.unlink()
+    path.with_name("2.png").touch()
+    with pytest.raises(InputError, match=r"1 of 2 masks .*00002\.png.*Found there: .*2\.png"):
+        run(fake_davis, *flags)
+
+
+def test_folders_without_results(fake_davis, results, tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    flags = [f"--results={empty}", f"--out={tmp_path / 'out'}", "--allow_missing"]
+    with pytest.raises(InputError, match=r"No mask to score in .*empty.*Found there: nothing"):
+        run(fake_davis, *flags)
+    # The folder of one sequence instead of the one above it.
+    one = results / "perfect" / "bear"
+    with pytest.raises(InputError, match=r"No mask to score in .*Found there: 00000\.png"):
+        run(fake_davis, f"--results={one}", *flags[1:])
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_palette_results(fake_davis, results):
+    for path in (results / "moved").glob("*/masks/*.png"):
+        labels = np.where(video.read_mask(path) == 1, np.arange(80) % 2 + 1, 0)  # two objects
+        picture = Image.fromarray(labels.astype(np.uint8), mode="P")
+        picture.putpalette([0, 0, 0, 236, 95, 103, 249, 145, 87])
+        picture.save(path)
+    run(fake_davis, f"--results={results / 'moved'}", f"--out={results / 'out'}")
+    (row,) = read(results / "out" / "global.csv")
+    assert float(row["J_mean"]) == pytest.approx(12 / 20, abs=1e-6)
+
+
+def test_partial_results_are_scored_when_asked_for(fake_davis, results, capsys):
+    moved, out = results / "moved", results / "out"
+    (moved / "bear" / "masks" / "00002.png").unlink()
+    shutil.rmtree(moved / "goat")
+    flags = [f"--results={results / 'perfect'}", f"--results={moved}", f"--out={out}"]
+    with pytest.raises(InputError, match=r"1 of 2 masks .*00002\.png.*--allow_missing"):
+        run(fake_davis, *flags)
+    run(fake_davis, *flags, "--allow_missing")
+    rows = read(out / "per_sequence.csv")
+    assert [(row["method"], row["sequence"]) for row in rows] == [
+        ("perfect", "bear"),
+        ("perfect", "goat"),
+        ("moved", "bear"),
+    ]
+    assert rows[0]["T"] and not rows[2]["T"]
+    # The mean is over the one frame that is there: nothing is counted as empty.
+    assert float(rows[2]["J_mean"]) == pytest.approx(12 / 20, abs=1e-6)
+    frames = [row["frame"] for row in read(out / "per_frame.csv") if row["method"] == "moved"]
+    assert frames == ["00001"]
+    printed = capsys.readouterr().out
+    page = (out / "report.html").read_text(encoding="utf-8")
+    for text in (printed, page):
+        assert "partial: 1 of 2 frames" in text and "left out, no results: goat" in text
+    assert "nan" not in printed and "This is a partial result" in page
+
+
+def test_a_failed_run_leaves_the_files_of_the_last_one(fake_davis, results):
+    out = results / "out"
+    run(fake_davis, f"--results=a:{results / 'perfect'}", f"--out={out}")
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert set(before) == {"global.csv", "per_sequence.csv", "per_frame.csv", "report.html"}
+    (results / "moved" / "goat" / "masks" / "00001.png").write_bytes(b"")
+    with pytest.raises(InputError, match="cannot be read"):
+        run(fake_davis, f"--results=b:{results / 'moved'}", f"--out={out}")
+    with pytest.raises(OSError):
+        report.write(out, {"global.csv": "new", "per_frame.csv": "new", "no/such/folder": "new"})
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    # And a run that succeeds takes nothing from the old files.
+    run(fake_davis, f"--results=c:{results / 'perfect'}", "--sequences=goat", f"--out={out}")
+    assert [row["method"] for row in read(out / "per_sequence.csv")] == ["c"]
+    assert "bear" not in (out / "report.html").read_text(encoding="utf-8")
 
 
 def test_instability_is_averaged_over_stable_sequences():
     def result(sequence, instability):
         scores = metrics.SequenceScores(np.array([0.5]), np.array([0.25]), instability)
-        return report.SequenceResult(sequence, ("00001",), scores)
+        return report.SequenceResult(sequence, ("00001",), scores, ("00001",))
 
     assert report.summarise([result("blackswan", 0.2), result("dog", 0.6)])[-1] == 0.2
     assert report.summarise([result("red-kite", 0.2), result("dog", 0.6)])[-1] == pytest.approx(0.4)

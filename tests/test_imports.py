@@ -38,14 +38,15 @@ MAY_IMPORT = {
     "snapping": {"cv2", "higra", "numpy"},
     "metrics": {"cv2", "numpy"},
     "visualize": PIXELS,
-    "report": {"jinja2", "matplotlib", "metrics", "visualize", *PIXELS},
+    "report": {"metrics", "numpy"},
+    "report_page": {"jinja2", "report", "visualize", *PIXELS},
     "export": {"model", *KERAS},
     "serving": {"grpc", "tensorflow_serving", *TENSORS},
     "model_server": {"export", "grpc", "tensorflow_serving", *TENSORS},
 }
 EVERYWHERE = {"errors", "files"}
 WITHOUT_TENSORFLOW = ["davis", "errors", "files", "recipes", "video", "painter", "inference",
-                      "metrics", "visualize"]  # fmt: skip
+                      "metrics", "report", "report_page", "visualize"]  # fmt: skip
 
 
 def imports(path):
@@ -91,7 +92,7 @@ def test_sides_stay_apart():
     networks = {"layers", "model", "weights", "losses", "training"}
     for data in ("davis", "video", "tfrecord", "augment", "input_pipeline", "painter"):
         assert not reach(data) & networks
-    for judge in ("metrics", "serving", "report", "inference", "snapping"):
+    for judge in ("metrics", "serving", "report", "report_page", "inference", "snapping"):
         assert not reach(judge) & {"training", "losses", "recipes", "model"}
 
 
