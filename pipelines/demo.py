@@ -21,8 +21,8 @@ cli.define_common(FLAGS, precision=False)
 
 _TRAIN, _VAL, _FRAMES, _SIZE = 24, 4, 16, (96, 160)
 _WIDTH = 0.25  # a quarter of VGG16's channels is enough for a painted world
-_PARENT_UPDATES = 600
-_METHODS = {"parent": ["--updates=0"], "one-shot": []}  # method -> flags of segment
+_PARENT_UPDATES = 700
+_METHODS = {"parent": ["--updates=0"], "one-shot": ["--updates=300"]}  # method -> flags of segment
 _SHEET_ZOOM = 2
 
 
