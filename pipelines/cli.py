@@ -8,6 +8,7 @@ import copy
 import os
 import pathlib
 import platform
+import re
 import signal
 import sys
 import tempfile
@@ -90,7 +91,13 @@ def parse(flag_values, arguments, name="command"):
         InputError: words that are no flags.
     """
     flag_values = copy.deepcopy(flag_values)
-    rest = flag_values([name, *arguments])[1:]
+    try:
+        rest = flag_values([name, *arguments])[1:]
+    except flags.IllegalFlagValueError as error:
+        missing = re.findall(r"(--\w+) must have a value other than None", str(error))
+        if not missing:
+            raise
+        raise InputError(f"Wanted {', '.join(missing)} as well. See --help.") from None
     if rest:
         raise InputError(
             f"Wanted flags only, such as --out=DIR; got {' '.join(map(repr, rest))}. See --help."

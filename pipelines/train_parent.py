@@ -80,8 +80,6 @@ def main(args):
 
     # What "auto" chose once holds for the whole run.
     precision = precision or model.choose_precision(args.precision)
-    _remember(workdir, {**_settings(args), "precision": precision})
-    network = model.with_precision(_initial(args, model), precision)
     dataset = input_pipeline.parent_dataset(
         args.records,
         stages[0].augmentation,
@@ -89,6 +87,8 @@ def main(args):
         height=args.height,
         seed=args.seed,
     )
+    network = model.with_precision(_initial(args, model), precision)
+    _remember(workdir, {**_settings(args), "precision": precision})
     for stage in stages:
         with cli.Progress(
             f"Training {stage.name}", stage.last_update, "update", first=stage.first_update

@@ -86,7 +86,10 @@ def test_masks_are_what_the_specialist_says(arguments, bear):
     run(arguments)
     network = osvos_tf.load_model(arguments["out"] / "specialist.keras")
     frames = np.stack([frame for _, frame in video.open_frames(arguments["frames"])])
-    expected = model.build_predictor(network).predict(frames, verbose=0)[..., 0] > inference.DEFAULT_THRESHOLD
+    expected = (
+        model.build_predictor(network).predict(frames, verbose=0)[..., 0]
+        > inference.DEFAULT_THRESHOLD
+    )
     found = np.stack(list(read_masks(arguments["out"] / "masks").values()))
     assert np.mean(found == expected) > 0.999  # another batch size may round another way
 
@@ -233,9 +236,15 @@ def test_nothing_to_learn_from(arguments):
 def test_exit_status_of_a_users_mistake(arguments):
     command = [sys.executable, "-m", "pipelines.segment"]
     flags = [f"--{name}={value}" for name, value in {**arguments, "frames": "absent"}.items()]
-    for flag in (flags, ["--frames=x"], ["--no_such_flag=1"], ["word"]):
+    for flag in (flags, ["--frames=x"], ["--no_such_flag=1"], [*flags, "word"]):
         done = subprocess.run(
             [*command, *flag], cwd=REPOSITORY, capture_output=True, text=True, check=False
         )
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr.startswith("segment: ") and "Traceback" not in done.stderr
+    assert "Wanted flags only" in done.stderr
+
+
+def test_missing_flags_are_named():
+    with pytest.raises(InputError, match=r"Wanted --mask, --parent, --out as well"):
+        segment.main(cli.parse(segment.FLAGS, ["--frames=x"]))
