@@ -74,15 +74,7 @@ def train(
     optimizer.build(model.trainable_variables)
     batches = iter(dataset)
     done = tf.Variable(stage.first_update, dtype=tf.int64, trainable=False)
-    manager = None
-    if workdir is not None:
-        workdir = pathlib.Path(workdir)
-        state = tf.train.Checkpoint(model=model, optimizer=optimizer, batches=batches, done=done)
-        manager = tf.train.CheckpointManager(
-            state, str(workdir / "checkpoints"), max_to_keep=2, step_counter=done
-        )
-        if manager.latest_checkpoint:
-            state.restore(manager.latest_checkpoint).assert_consumed()
+    manager = _restore(workdir, model=model, optimizer=optimizer, batches=batches, done=done)
     first = safe = int(done)  # `safe`: updates that a checkpoint holds
     loop = _Loop(model, optimizer, stage, batches, _summaries(workdir))
     start = saved = time.monotonic()
@@ -211,6 +203,19 @@ class _Loop:
         self.summaries.flush()
 
 
+def _restore(workdir, **state):
+    """Returns the work folder's checkpoint manager, the state restored; None without a folder."""
+    if workdir is None:
+        return None
+    checkpoint = tf.train.Checkpoint(**state)
+    manager = tf.train.CheckpointManager(
+        checkpoint, str(pathlib.Path(workdir) / "checkpoints"), max_to_keep=2
+    )
+    if manager.latest_checkpoint:
+        checkpoint.restore(manager.latest_checkpoint).assert_consumed()
+    return manager
+
+
 def _make_optimizer(stage):
     if stage.optimizer == "adam":
         return keras.optimizers.Adam(stage.rate)
@@ -235,4 +240,4 @@ def _rates(model, stage):
 def _summaries(workdir):
     if workdir is None:
         return None
-    return tf.summary.create_file_writer(str(workdir / "summaries"))
+    return tf.summary.create_file_writer(str(pathlib.Path(workdir) / "summaries"))
