@@ -191,6 +191,32 @@ def sequence_scores(masks, truth, void=None):
     return SequenceScores(region_similarity(*arrays), boundary_accuracy(*arrays), instability)
 
 
+def object_scores(labels, truth, void_label=255):
+    """Scores every object of a sequence of label maps on its own, as DAVIS-2017 does.
+
+    The objects are those of the annotations. An id that only the results have is scored nowhere,
+    but its pixels are missing from the object that they belong to.
+
+    Args:
+      labels: object ids of the results, integers `[frames, height, width]`; 0 is background.
+      truth: the annotations, same shape.
+      void_label: the id in `truth` of pixels to ignore in J and F.
+
+    Returns:
+      A dict of object id -> `SequenceScores`, by ascending id.
+
+    Raises:
+      ValueError: as `sequence_scores`, or the arrays hold no integers.
+    """
+    labels, truth = np.asarray(labels), np.asarray(truth)
+    for name, array in (("labels", labels), ("truth", truth)):
+        if array.dtype.kind not in "ui":
+            raise ValueError(f"{name}: wanted integer object ids, got dtype {array.dtype}.")
+    void = truth == void_label
+    ids = np.setdiff1d(truth, (0, void_label)).tolist()
+    return {i: sequence_scores(labels == i, truth == i, void if void.any() else None) for i in ids}
+
+
 # Reading masks
 
 

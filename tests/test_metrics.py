@@ -429,3 +429,19 @@ def test_the_first_pair_of_car_shadow_in_detail(golden):
     assert len(path) == 348
     best = min(path[:-1].tolist(), key=lambda node: costs[tuple(node)])
     assert best == [23, 24]
+
+
+def test_objects_are_scored_one_by_one():
+    truth = np.zeros((6, 40, 60), np.int32)
+    truth[:, 5:15, 5:25], truth[:, 20:35, 30:50] = 3, 300
+    truth[:, 38:] = 255
+    labels = truth.copy()
+    labels[:, 38:] = 300  # on void, so it does not count
+    labels[:, 5:10, 5:25] = 9  # an id that no annotation has takes half of object 3
+    scores = metrics.object_scores(labels, truth)
+    assert list(scores) == [3, 300]
+    assert scores[3].J.tolist() == [0.5] * 4 and scores[300].J.tolist() == [1.0] * 4
+    alone = metrics.sequence_scores(labels == 3, truth == 3, truth == 255)
+    np.testing.assert_array_equal(scores[3].F, alone.F)
+    with pytest.raises(ValueError, match="integer object ids"):
+        metrics.object_scores(labels / 2, truth)
