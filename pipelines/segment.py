@@ -82,7 +82,7 @@ def main(args):
     frames.check()
     images, masks = _annotations(args, frames)
     out = files.ensure_writable(args.out)
-    (out / "run.json").unlink(missing_ok=True)
+    _clear(out)
 
     tf = cli.import_tensorflow()
     from osvos_tf import model
@@ -167,6 +167,15 @@ def _check_mask(mask, path, image, name):
                 f"Mask {path} has no {what} pixel, so there is nothing to learn. Wanted 255 on "
                 "the object and 0 elsewhere."
             )
+
+
+def _clear(out):
+    """Removes an earlier run's masks: it may have had other frames. `run.json` marks it as ours."""
+    if (out / "run.json").is_file():
+        (out / "run.json").unlink()
+        for folder in ("masks", "probabilities"):
+            for path in (out / folder).glob("*.png"):
+                path.unlink()
 
 
 def _parent(args, frames, model):

@@ -130,6 +130,14 @@ def test_random_parent_and_paper_recipe(arguments):
     assert json.loads((arguments["out"] / "run.json").read_text())["updates"] == 2
 
 
+def test_masks_of_an_earlier_run_do_not_linger(arguments):
+    run({**arguments, "updates": 0})
+    masks = arguments["out"] / "masks"
+    (masks / "00000.png").rename(masks / "of_another_video.png")
+    run({**arguments, "updates": 0})
+    assert [path.stem for path in sorted(masks.iterdir())] == [f"0000{i}" for i in range(4)]
+
+
 def test_working_height_travels_with_the_model(arguments, tmp_path):
     network = model.build_foreground(width_multiplier=1 / 16, start="scratch", seed=1)
     network.get_layer("preprocess").working_height = 32
