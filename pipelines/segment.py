@@ -82,12 +82,12 @@ def main(args):
     frames.check()
     images, masks = _annotations(args, frames)
     out = files.ensure_writable(args.out)
-    _clear(out)
 
     tf = cli.import_tensorflow()
     from osvos_tf import model
 
     network = model.with_precision(_parent(args, frames, model), args.precision)
+    _clear(out)  # not before all that the user gave has proved good
     started = time.monotonic()
     history = _train(args, network, stage, images, masks)
     trained = time.monotonic()
