@@ -13,9 +13,10 @@ from osvos_tf.model import with_precision
 
 _MOMENTUM = 0.9
 # Times that a batch is tried whose loss is finite and whose gradient is not, before it is computed
-# in float32. oneDNN's bfloat16 kernels for AMX read past the end of a buffer when its length is no
-# multiple of 32 and multiply what they find by zero: harmless, unless it is a NaN
-# (uxlfoundation/oneDNN#5717). Seen once in some 300 updates; most often a second try is sound.
+# in float32. Seen with bfloat16 on AMX once in some 300 updates; most often a second try is sound.
+# The likely cause: a oneDNN kernel that reads past the end of a buffer whose length is no multiple
+# of 32 and multiplies what it finds by zero, harmless unless that is a NaN, as
+# uxlfoundation/oneDNN#5717 describes it for the matrix product.
 _ATTEMPTS = 2
 
 

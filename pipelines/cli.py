@@ -105,7 +105,7 @@ def parse(flag_values, arguments, name="command"):
     return flag_values
 
 
-def define_common(flag_values, *, seed=True, precision=True):
+def define_common(flag_values, *, precision=True):
     """Defines the flags that mean the same in every command that trains."""
     if precision:
         flags.DEFINE_enum(
@@ -116,10 +116,9 @@ def define_common(flag_values, *, seed=True, precision=True):
             "Weights, logits and the loss are float32 in any case.",
             flag_values=flag_values,
         )
-    if seed:
-        flags.DEFINE_integer(
-            "seed", 0, "Seed of weights, order and augmentation.", flag_values=flag_values
-        )
+    flags.DEFINE_integer(
+        "seed", 0, "Seed of weights, order and augmentation.", flag_values=flag_values
+    )
 
 
 class Progress:

@@ -72,7 +72,8 @@ cli.define_common(FLAGS)
 # A network without a parent is half as wide as VGG16: with one mask there is little to learn from.
 _RANDOM_WIDTH = 0.5
 _RANDOM_HEIGHT = 240
-_UNLIMITED = 1_000_000  # updates, when seconds are what is limited
+# Updates when seconds are what is limited: so many that an annealed rate stays where it starts.
+_UNLIMITED = 1_000_000
 
 
 def main(args):
