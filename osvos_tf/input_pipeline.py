@@ -88,9 +88,19 @@ def _views(load, count, augmentation, batch_size, size, seed):
         index = tf.random.experimental.index_shuffle(
             position, tf.stack([tf.cast(seed, tf.int64), turn]), count - 1
         )
-        image, mask = load(index)
         seeds = tf.stack([tf.cast(seed, tf.int64), number])
-        return augment.augment(image, mask, seeds, augmentation, size)
+        image, mask = augment.augment(*load(index), seeds, augmentation, size)
+        if not augmentation.paste:
+            return image, mask
+        _, which, whether, other = tf.unstack(tf.random.experimental.stateless_split(seeds, 4))
+
+        def pasted():
+            index = tf.random.stateless_uniform([], which, maxval=count, dtype=tf.int64)
+            view = augment.augment(*load(index), other, augmentation, size)
+            return augment.paste(image, mask, *view)
+
+        paste = tf.random.stateless_uniform([], whether) < augmentation.paste
+        return tf.cond(paste, pasted, lambda: (image, mask))
 
     options = tf.data.Options()
     options.threading.private_threadpool_size = 0  # one thread a core, whatever the loop uses

@@ -18,6 +18,7 @@ class Augmentation:
     shift: float = 0.0  # the view's centre moves by up to this fraction of the frame
     rotation: float = 0.0  # degrees, either way
     gain: float = 0.0  # brightness and each colour channel by up to this fraction, either way
+    paste: float = 0.0  # probability that another view's object is laid over this view
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Stage:
     drops: tuple[int, ...] = ()  # updates of this stage after which the rate is divided by ten
     warmup: int = 0  # updates over which the rate rises from zero
     anneal: bool = False  # the rate follows half a cosine down to zero at the stage's end
+    height: int | None = None  # of the views in pixels; None: frames at their own size
     batch_size: int = 1
     accumulation: int = 1  # forward passes averaged into one update
     normalise: str = "sum"  # of the loss: "sum" over pixels or "balanced"
@@ -137,18 +139,34 @@ ONE_SHOT_PAPER = dataclasses.replace(_AUTHORS, name="one_shot", updates=500)
 # Parent training when there are no ImageNet weights: He initialisation, a loss whose scale does
 # not depend on the frame, Adam, stronger augmentation. Our own; numbers by measurement on
 # DAVIS-2016 train, see WORKSPACE.md.
+_SCRATCH = Stage(
+    name="parent",
+    updates=5_000,
+    optimizer="adam",
+    rate=4e-4,
+    warmup=200,
+    height=160,
+    batch_size=8,
+    normalise="balanced",
+    side_weight=0.25,
+    augmentation=Augmentation(
+        flip=True, zoom=(0.8, 2.0), shift=0.25, rotation=20.0, gain=0.25, paste=0.5
+    ),
+)
+# Small views first: they cost a sixth, and most of what there is to learn is learned on them.
 PARENT_SCRATCH = (
-    Stage(
-        name="parent",
-        updates=3_000,
-        optimizer="adam",
-        rate=4e-4,
-        warmup=200,
+    _SCRATCH,
+    dataclasses.replace(
+        _SCRATCH,
+        name="parent_large",
+        first_update=5_000,
+        updates=2_000,
+        rate=3e-4,
+        warmup=0,
         anneal=True,
-        batch_size=8,
-        normalise="balanced",
-        side_weight=0.25,
-        augmentation=Augmentation(flip=True, zoom=(0.8, 1.6), shift=0.2, rotation=20.0, gain=0.25),
+        height=240,
+        batch_size=4,
+        augmentation=dataclasses.replace(_SCRATCH.augmentation, zoom=(0.8, 1.6)),
     ),
 )
 
@@ -168,6 +186,7 @@ CONTOUR_SCRATCH = (
         rate=4e-4,
         warmup=200,
         anneal=True,
+        height=320,
         batch_size=4,
         normalise="balanced",
         side_weight=0.5,

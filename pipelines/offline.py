@@ -26,7 +26,6 @@ class Task:
     network: str  # name of the function of `model` that builds it
     file: str  # what it leaves in the work folder
     recipes: dict[str, tuple[recipes.Stage, ...]]
-    height: int  # of the scratch recipe's views in pixels
     square: bool = False  # views as wide as high: the images stand and lie
     keeps_height: bool = True  # the network looks at frames at the height of its training views
     source: tuple[str, ...] = ()  # flags that name the data, where records are made here
@@ -61,7 +60,7 @@ def define_flags(flag_values, task):
         "height",
         None,
         "Height in pixels at which the network sees images in training; unset: the images' own "
-        f"(paper) or {task.height} (scratch)."
+        "(paper), or what the recipe says (scratch)."
         + (" The model keeps it, and segment follows it." if task.keeps_height else ""),
         flag_values=flag_values,
     )
@@ -96,8 +95,8 @@ def train(args, task, make_records=None):
     stages = task.recipes[args.recipe]
     if args.updates is not None:
         stages = recipes.with_updates(stages, args.updates)
-    if args.height is None and stages[0].batch_size > 1:
-        args.height = task.height  # a batch needs views of one size
+    if args.height is not None:
+        stages = tuple(dataclasses.replace(stage, height=args.height) for stage in stages)
     precision = _earlier_precision(workdir, args, task)
 
     cli.import_tensorflow()
@@ -111,17 +110,17 @@ def train(args, task, make_records=None):
             make_records(records)
     # What "auto" chose once holds for the whole run.
     precision = precision or model.choose_precision(args.precision)
-    dataset = input_pipeline.parent_dataset(
-        records,
-        stages[0].augmentation,
-        batch_size=stages[0].batch_size,
-        height=args.height,
-        width=args.height if task.square else None,
-        seed=args.seed,
-    )
     network = model.with_precision(_initial(args, task, model), precision)
     write_json(workdir / _SETTINGS, {**_settings(args, task), "precision": precision})
     for stage in stages:
+        dataset = input_pipeline.parent_dataset(
+            records,
+            stage.augmentation,
+            batch_size=stage.batch_size,
+            height=stage.height,
+            width=stage.height if task.square else None,
+            seed=args.seed,
+        )
         with cli.Progress(
             f"Training {stage.name}", stage.last_update, "update", first=stage.first_update
         ) as progress:
@@ -135,7 +134,7 @@ def train(args, task, make_records=None):
             )
         if stage.first_update < history.resumed_from < stage.last_update:
             print(f"Stage {stage.name} went on from update {history.resumed_from}.")
-    network.get_layer("preprocess").working_height = args.height if task.keeps_height else None
+    network.get_layer("preprocess").working_height = stage.height if task.keeps_height else None
     model.save_model(model.with_precision(network, "float32"), workdir / task.file)
     print(f"Wrote {workdir / task.file}")
 

@@ -18,7 +18,6 @@ TASK = offline.Task(
     network="build_contour",
     file="contour.keras",
     recipes=recipes.CONTOURS,
-    height=320,
     square=True,
     keeps_height=False,
     source=("bsds", "split", "label_maps", "images"),

@@ -12,9 +12,7 @@ from absl import flags
 from osvos_tf import recipes
 from pipelines import cli, offline
 
-TASK = offline.Task(
-    network="build_foreground", file="parent.keras", recipes=recipes.PARENTS, height=240
-)
+TASK = offline.Task(network="build_foreground", file="parent.keras", recipes=recipes.PARENTS)
 FLAGS = flags.FlagValues()
 flags.DEFINE_string(
     "records", None, "Folder made by davis_to_tfrecord.", required=True, flag_values=FLAGS
