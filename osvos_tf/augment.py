@@ -21,8 +21,8 @@ def augment(image, mask, seed, augmentation, size=None):
         mask: see above.
         seed: int [2].
         augmentation: a `recipes.Augmentation`.
-        size: (height, width) of the view of the frame; None keeps the frame's size. An
-            augmentation's `scales` resize what comes out.
+        size: (height, width) of the whole frame in the view, of which a `crop` takes a part; None
+            keeps the frame's size. An augmentation's `scales` resize what comes out.
 
     Returns:
         `(image, mask)`: float32 [height, width, 3] in 0..255, uint8 [height, width, 1].
@@ -31,17 +31,10 @@ def augment(image, mask, seed, augmentation, size=None):
     seeds = tf.unstack(tf.random.experimental.stateless_split(seed, _SPLITS))
     if augmentation.flip:
         image, mask = random_flip(image, mask, seeds[1])
-    moves = augmentation.zoom != (1.0, 1.0) or augmentation.shift or augmentation.rotation
-    if moves or size is not None:
-        image, mask = random_view(
-            image,
-            mask,
-            seeds[2],
-            size=tf.shape(image)[:2] if size is None else size,
-            zoom=augmentation.zoom,
-            shift=augmentation.shift,
-            rotation=augmentation.rotation,
-        )
+    window = {name: getattr(augmentation, name) for name in ("zoom", "shift", "rotation", "crop")}
+    if size is not None or augmentation.moves:
+        size = tf.shape(image)[:2] if size is None else size
+        image, mask = random_view(image, mask, seeds[2], size=size, **window)
     if augmentation.scales:
         image, mask = random_scale(image, mask, seeds[0], augmentation.scales)
     if augmentation.gain:
@@ -64,20 +57,22 @@ def random_scale(image, mask, seed, scales):
     return image, tf.image.resize(mask, size, method="nearest")
 
 
-def random_view(image, mask, seed, *, size, zoom=(1.0, 1.0), shift=0.0, rotation=0.0):
-    """Looks at the frame through a zoomed, shifted and rotated window.
+def random_view(image, mask, seed, *, size, zoom=(1.0, 1.0), shift=0.0, rotation=0.0, crop=1.0):
+    """Looks at the frame through a zoomed, shifted, rotated and cropped window.
 
-    Without any of the three the view is the frame, scaled so that it just covers the view. Past the
+    Without any of the four the view is the frame, scaled so that it just covers the view. Past the
     frame's border the image is mirrored and the mask is void.
 
     Args:
         image: see the module.
         mask: see the module.
         seed: int [2].
-        size: (height, width) of the view.
+        size: (height, width) of the view before it is cropped.
         zoom: smallest and largest factor, drawn log-uniformly; 2 shows objects twice as large.
         shift: largest move of the centre, as a fraction of the frame's height and width.
         rotation: largest angle in degrees, either way.
+        crop: part of the view's height and width that is kept. Below 1 the view's centre is not the
+            frame's but a point of the object's bounding box; `shift` adds to that.
     """
     draws = tf.random.stateless_uniform([4], seed, minval=-1.0, maxval=1.0)
     low, high = (math.log(factor) for factor in zoom)
@@ -87,6 +82,12 @@ def random_view(image, mask, seed, *, size, zoom=(1.0, 1.0), shift=0.0, rotation
     view = tf.cast(size, tf.float32)
     step = tf.reduce_min(frame / view) / factor  # pixels of the frame per pixel of the view
     centre = (frame - 1) / 2 + shift * draws[2:4] * frame
+    if crop < 1:
+        first, last = _bounding_box(mask)
+        point = tf.random.stateless_uniform([2], seed + 1)
+        centre += first + point * (last - first) - (frame - 1) / 2
+        view = tf.maximum(1.0, tf.round(view * crop))
+        size = tf.cast(view, tf.int32)
     cosine, sine = step * tf.cos(angle), step * tf.sin(angle)
     middle = (view - 1) / 2
     transform = tf.stack(
@@ -103,6 +104,14 @@ def random_view(image, mask, seed, *, size, zoom=(1.0, 1.0), shift=0.0, rotation
     )
     image = _transform(image, transform, size, "BILINEAR", "REFLECT", 0)
     return image, _transform(mask, transform, size, "NEAREST", "CONSTANT", VOID)
+
+
+def _bounding_box(mask):
+    """Returns float32 (row, column) of the object's first and last pixels; without one, of all."""
+    inside = tf.equal(mask[..., 0], tf.ones([], mask.dtype))
+    inside |= ~tf.reduce_any(inside)
+    where = tf.cast(tf.where(inside), tf.float32)
+    return tf.reduce_min(where, axis=0), tf.reduce_max(where, axis=0)
 
 
 def random_gain(image, seed, gain):

@@ -81,15 +81,20 @@ def _view_size(frame_shape, height):
     return height, max(1, round(frame_shape[1] * height / frame_shape[0]))
 
 
+def _view_order(number, count, seed):
+    """Returns which of `count` items view `number` shows: every pass has a new order."""
+    turn, position = number // count, number % count
+    # A permutation of all items without a shuffle buffer.
+    return tf.random.experimental.index_shuffle(
+        position, tf.stack([tf.cast(seed, tf.int64), turn]), count - 1
+    )
+
+
 def _views(load, count, augmentation, batch_size, size, seed):
     def view(number):
-        # A new permutation of all frames for every pass over them, without a shuffle buffer.
-        turn, position = number // count, number % count
-        index = tf.random.experimental.index_shuffle(
-            position, tf.stack([tf.cast(seed, tf.int64), turn]), count - 1
-        )
         seeds = tf.stack([tf.cast(seed, tf.int64), number])
-        image, mask = augment.augment(*load(index), seeds, augmentation, size)
+        frame = load(_view_order(number, count, seed))
+        image, mask = augment.augment(*frame, seeds, augmentation, size)
         if not augmentation.paste:
             return image, mask
         _, which, whether, other = tf.unstack(tf.random.experimental.stateless_split(seeds, 4))

@@ -108,25 +108,37 @@ class Upsample(keras.layers.Layer):
 
 @register
 class ResizeToHeight(keras.layers.Layer):
-    """Images to a fixed height in pixels, their shape kept; bilinear, without aliasing."""
+    """Images to a fixed height in pixels, their shape kept; bilinear, without aliasing.
 
-    def __init__(self, height, **kwargs):
+    Args:
+        height: of a frame after resizing.
+        frame_height: of a frame before resizing, where the images are windows of frames; None
+            where they are whole frames.
+    """
+
+    def __init__(self, height, frame_height=None, **kwargs):
         super().__init__(**kwargs)
         self.height = height
+        self.frame_height = frame_height
 
     def call(self, images):
-        """Maps [batch, height, width, 3] to float32 [batch, self.height, scaled width, 3]."""
+        """Maps [batch, height, width, 3] to float32 [batch, scaled height, scaled width, 3]."""
         size = tf.shape(images)[1:3]
-        width = tf.maximum(1, tf.cast(tf.round(size[1] * self.height / size[0]), tf.int32))
-        return tf.image.resize(images, tf.stack([self.height, width]), antialias=True)
+        scaled = tf.round(size * self.height / (self.frame_height or size[0]))
+        return tf.image.resize(images, tf.maximum(1, tf.cast(scaled, tf.int32)), antialias=True)
 
     def compute_output_shape(self, input_shape):
-        """The fixed height; the width depends on the image."""
-        return (input_shape[0], self.height, None, input_shape[3])
+        """The height, fixed for whole frames; the width depends on the image."""
+        height = self.height if self.frame_height is None else None
+        return (input_shape[0], height, None, input_shape[3])
 
     def get_config(self):
         """Every constructor argument."""
-        return {**super().get_config(), "height": self.height}
+        return {
+            **super().get_config(),
+            "height": self.height,
+            "frame_height": self.frame_height,
+        }
 
 
 @register

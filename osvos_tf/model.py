@@ -62,13 +62,15 @@ def build_contour(*, crop="aligned", width_multiplier=1.0, start="imagenet", see
     return _build("contour", crop, width_multiplier, start, seed)
 
 
-def build_predictor(model, *, height=None):
+def build_predictor(model, *, height=None, frame_height=None):
     """Builds the one-output model that shares the network's weights: frames to probabilities.
 
     Args:
         model: a network of `build_foreground` or `build_contour`.
         height: the height in pixels at which the network looks at frames; None takes the
             network's own `working_height`, and where that is None too, the frames' height.
+        frame_height: height in pixels of the whole frames, where the images are windows of them:
+            a window is resized as its frame would be. None: the images are whole frames.
 
     Returns:
         A functional `keras.Model`: uint8 or float RGB [batch, height, width, 3] to float32
@@ -79,13 +81,13 @@ def build_predictor(model, *, height=None):
     if height is None:
         logits = model(images)["fused"]
     else:
-        small = layers.ResizeToHeight(height, name="working_height")(images)
+        small = layers.ResizeToHeight(height, frame_height, name="working_height")(images)
         logits = layers.ResizeLike(name="frame_height")([model(small)["fused"], images])
     probability = keras.layers.Activation("sigmoid", dtype="float32", name="probability")(logits)
     return keras.Model(images, probability, name=f"{model.name}_predictor")
 
 
-def build_two_stream(foreground, contour):
+def build_two_stream(foreground, contour, *, frame_height=None):
     """Builds the model of both streams: one call gives foreground and contours (paper, figure 4).
 
     The streams share the images and nothing else: each network keeps its own weights, and looks
@@ -94,6 +96,7 @@ def build_two_stream(foreground, contour):
     Args:
         foreground: a network of `build_foreground`.
         contour: a network of `build_contour`.
+        frame_height: see `build_predictor`.
 
     Returns:
         A functional `keras.Model`: uint8 or float RGB [batch, height, width, 3] to a dict of
@@ -101,8 +104,11 @@ def build_two_stream(foreground, contour):
         `contours`.
     """
     images = keras.Input((None, None, 3), name="images")
-    streams = {"probabilities": build_predictor(foreground), "contours": build_predictor(contour)}
-    outputs = {name: stream(images) for name, stream in streams.items()}
+    streams = {"probabilities": foreground, "contours": contour}
+    outputs = {
+        name: build_predictor(network, frame_height=frame_height)(images)
+        for name, network in streams.items()
+    }
     return keras.Model(images, outputs, name="two_stream")
 
 
@@ -146,6 +152,42 @@ def choose_precision(precision):
             tf.linalg.matmul(matrix, matrix).numpy()
         seconds[name] = time.perf_counter() - start
     return min(seconds, key=seconds.get)
+
+
+def split(model, blocks):
+    """Parts a network behind one of its trunk's blocks; the parts share its weights.
+
+    Args:
+        model: a network of this module.
+        blocks: leading blocks of the trunk, 1 to 4, in the first part.
+
+    Returns:
+        `(stem, rest)`: functional `keras.Model`s. `stem` maps images to a dict of feature maps,
+        those blocks' outputs that the rest needs. `rest` maps them, and under "like" any one-channel
+        map of the images' height and width, to what `model` gives for the images.
+    """
+    maps = {}
+    for number in range(min(2, blocks), blocks + 1):
+        last = f"block{number}_conv{VGG_BLOCKS[number - 1][0]}"
+        maps[f"block{number}"] = model.get_layer(last).output
+    stem = keras.Model(model.input, maps, name="stem")
+
+    inputs = {name: keras.Input(x.shape[1:], dtype=x.dtype, name=name) for name, x in maps.items()}
+    like = keras.Input((None, None, 1), name="like")
+    x = inputs[f"block{blocks}"]
+    before = list(inputs.values()) if blocks > 1 else []
+    sides = [model.get_layer(f"prep_side{n}")(maps) for n, maps in enumerate(before, start=2)]
+    for number in range(blocks + 1, len(VGG_BLOCKS) + 1):
+        x = model.get_layer(f"block{number}_pool")(x)
+        for index in range(1, VGG_BLOCKS[number - 1][0] + 1):
+            x = model.get_layer(f"block{number}_conv{index}")(x)
+        sides.append(model.get_layer(f"prep_side{number}")(x))
+    outputs = {
+        side: model.get_layer(side)([model.get_layer(f"score_{side}")(maps), like])
+        for side, maps in zip(SIDES, sides, strict=True)
+    }
+    outputs["fused"] = model.get_layer("fused")([*sides, like])
+    return stem, keras.Model({**inputs, "like": like}, outputs, name="rest")
 
 
 def save_model(model, path):

@@ -19,6 +19,12 @@ class Augmentation:
     rotation: float = 0.0  # degrees, either way
     gain: float = 0.0  # brightness and each colour channel by up to this fraction, either way
     paste: float = 0.0  # probability that another view's object is laid over this view
+    crop: float = 1.0  # part of the frame's height and width in a view; below 1 it seeks the object
+
+    @property
+    def moves(self):
+        """Whether views are anything but the frame as it is."""
+        return self.zoom != (1.0, 1.0) or self.crop != 1 or bool(self.shift or self.rotation)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +38,10 @@ class Stage:
     first_update: int = 0  # updates that earlier stages of the same recipe have made
     drops: tuple[int, ...] = ()  # updates of this stage after which the rate is divided by ten
     warmup: int = 0  # updates over which the rate rises from zero
-    anneal: bool = False  # the rate follows half a cosine down to zero at the stage's end
-    height: int | None = None  # of the views in pixels; None: frames at their own size
+    cooldown: int = 0  # updates over which the rate falls to zero, by half a cosine, at the end
+    height: int | None = None  # of a frame in the views, in pixels; None: frames as they are
+    views: int | None = None  # augmented views made once and used again; None: a new one each time
+    frozen: int = 0  # blocks of the trunk that stay as they are; needs `views`
     batch_size: int = 1
     accumulation: int = 1  # forward passes averaged into one update
     normalise: str = "sum"  # of the loss: "sum" over pixels or "balanced"
@@ -54,21 +62,29 @@ class Stage:
             )
         if min(self.batch_size, self.accumulation) < 1 or self.updates < 0:
             raise ValueError(f"updates, batch_size and accumulation must count. Received: {self}.")
+        if self.frozen and self.views is None:
+            raise ValueError("frozen blocks are computed once for all `views`: give their number.")
 
     @property
     def last_update(self):
         """Updates of the whole recipe that are done when this stage ends."""
         return self.first_update + self.updates
 
-    def rate_at(self, update):
-        """Returns the learning rate of an update, counted from 0 over the whole recipe."""
+    def rate_at(self, update, end=None):
+        """Returns the learning rate of an update, counted from 0 over the whole recipe.
+
+        Args:
+            update: which one.
+            end: updates of the whole recipe that will be done when this stage ends, where that is
+                sooner than `last_update`.
+        """
         done = update - self.first_update
+        left = (self.last_update if end is None else end) - update
         rate = self.rate * 0.1 ** sum(done >= drop for drop in self.drops)
         if done < self.warmup:
-            return rate * (done + 1) / self.warmup
-        if self.anneal:
-            left = (done - self.warmup) / max(1, self.updates - self.warmup)
-            rate *= 0.5 * (1 + math.cos(math.pi * left))
+            rate *= (done + 1) / self.warmup
+        if left < self.cooldown:
+            rate *= 0.5 * (1 - math.cos(math.pi * left / self.cooldown))
         return rate
 
     def rate_factor(self, layer, weight):
@@ -80,7 +96,7 @@ class Stage:
 def with_updates(stages, updates):
     """Returns the recipe shortened or stretched to a total number of updates.
 
-    Every stage keeps its share, and its drops and warm-up keep their place in it.
+    Every stage keeps its share, and its drops, warm-up and cool-down keep their place in it.
     """
     total = sum(stage.updates for stage in stages)
     scaled, first = [], 0
@@ -94,6 +110,7 @@ def with_updates(stages, updates):
                 updates=last - first,
                 drops=tuple(round(drop * share) for drop in stage.drops),
                 warmup=round(stage.warmup * min(1.0, share)),
+                cooldown=round(stage.cooldown * share),
             )
         )
         first = last
@@ -141,7 +158,7 @@ ONE_SHOT_PAPER = dataclasses.replace(_AUTHORS, name="one_shot", updates=500)
 # DAVIS-2016 train, see WORKSPACE.md.
 _SCRATCH = Stage(
     name="parent",
-    updates=5_000,
+    updates=3_500,
     optimizer="adam",
     rate=4e-4,
     warmup=200,
@@ -159,11 +176,11 @@ PARENT_SCRATCH = (
     dataclasses.replace(
         _SCRATCH,
         name="parent_large",
-        first_update=5_000,
-        updates=2_000,
+        first_update=3_500,
+        updates=1_500,
         rate=3e-4,
         warmup=0,
-        anneal=True,
+        cooldown=1_500,
         height=240,
         batch_size=4,
         augmentation=dataclasses.replace(_SCRATCH.augmentation, zoom=(0.8, 1.6)),
@@ -185,7 +202,7 @@ CONTOUR_SCRATCH = (
         optimizer="adam",
         rate=4e-4,
         warmup=200,
-        anneal=True,
+        cooldown=8_800,
         height=320,
         batch_size=4,
         normalise="balanced",
@@ -200,7 +217,7 @@ ONE_SHOT_SCRATCH = Stage(
     updates=150,
     optimizer="adam",
     rate=2e-4,
-    anneal=True,
+    cooldown=50,
     batch_size=2,
     normalise="balanced",
     augmentation=Augmentation(flip=True, zoom=(0.8, 1.25), shift=0.1, rotation=10.0, gain=0.1),

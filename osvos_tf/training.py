@@ -1,8 +1,10 @@
 """The only training loop: every stage of every recipe runs through `train`."""
 
 import dataclasses
+import itertools
 import math
 import pathlib
+import sys
 import time
 
 import keras
@@ -44,6 +46,7 @@ def train(
     workdir=None,
     *,
     budget=None,
+    is_learned=None,
     on_update=None,
     checkpoint_seconds=60.0,
     summary_every=25,
@@ -59,7 +62,10 @@ def train(
             `input_pipeline`; endless. Its iterator is checkpointed with the weights.
         stage: a `recipes.Stage`.
         workdir: folder for `checkpoints/` and TensorBoard `summaries/`; None keeps neither.
-        budget: seconds after which training stops early; None trains all updates.
+        budget: seconds after which training ends early, the stage's cool-down included; None
+            trains all updates.
+        is_learned: called with the updates done after each update; once it gives True, training
+            ends early, after the stage's cool-down. None trains all updates.
         on_update: called with (updates done, loss) after each update.
         checkpoint_seconds: least time between two checkpoints; the last update is always saved.
         summary_every: updates between two TensorBoard entries.
@@ -79,21 +85,53 @@ def train(
     first = safe = int(done)  # `safe`: updates that a checkpoint holds
     loop = _Loop(model, optimizer, stage, batches, _summaries(workdir))
     start = saved = time.monotonic()
-    history = []
-    for update in range(first, stage.last_update):
-        if budget is not None and time.monotonic() - start >= budget:
+    clock = _Clock(budget)
+    end, history = stage.last_update, []
+    for update in itertools.count(first):
+        last = min(end, update + clock.affordable())
+        if update >= last:
             break
-        loss = loop.update(update, summary=(update + 1) % summary_every == 0)
+        loss = loop.update(update, last, summary=(update + 1) % summary_every == 0)
+        clock.tick()
         done.assign(update + 1)
         history.append((update + 1, loss))
         if on_update is not None:
             on_update(update + 1, loss)
+        if is_learned is not None and is_learned(update + 1):
+            end, is_learned = min(end, update + 1 + stage.cooldown), None
         if manager is not None and time.monotonic() - saved >= checkpoint_seconds:
             manager.save(checkpoint_number=done)
             saved, safe = time.monotonic(), update + 1
     if manager is not None and safe < int(done):
         manager.save(checkpoint_number=done)
     return History(len(history), time.monotonic() - start, tuple(history), first)
+
+
+class _Clock:
+    """How many more updates fit into a budget of seconds, from what those made so far took."""
+
+    def __init__(self, budget):
+        self._budget = budget
+        self._start = time.monotonic()
+        self._ticks = []  # seconds after which the first and the latest update were done
+        self._made = 0
+
+    def tick(self):
+        """Counts an update."""
+        self._made += 1
+        self._ticks = [*self._ticks[:1], time.monotonic() - self._start]
+
+    def affordable(self):
+        """Returns a number of updates; a very large one without a budget or before any is known."""
+        if self._budget is None:
+            return sys.maxsize
+        left = self._budget - (time.monotonic() - self._start)
+        if left <= 0:
+            return 0
+        if self._made < 2:  # the first builds the graph
+            return sys.maxsize
+        first, latest = self._ticks
+        return math.ceil(left * (self._made - 1) / (latest - first))
 
 
 class _Loop:
@@ -112,9 +150,9 @@ class _Loop:
         self.exact = None  # the same network in float32 and its accumulation, built when needed
         self.apply = tf.function(self._apply)
 
-    def update(self, number, summary):
-        """Makes update `number` (counted from 0) and returns its loss, a Python float."""
-        self.optimizer.learning_rate = self.stage.rate_at(number)
+    def update(self, number, end, summary):
+        """Makes update `number` of `end` (counted from 0); returns its loss, a Python float."""
+        self.optimizer.learning_rate = self.stage.rate_at(number, end)
         total = 0.0
         for _ in range(self.stage.accumulation):
             images, labels = next(self.batches)

@@ -53,7 +53,62 @@ flags.DEFINE_integer(
     flag_values=FLAGS,
 )  # fmt: skip
 flags.DEFINE_float(
-    "budget", None, "Seconds to train for, instead of a number of updates.", flag_values=FLAGS
+    "budget",
+    None,
+    "Seconds to train for at most; without --updates their number has no limit then.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_boolean(
+    "until_learned",
+    True,
+    "Stop training once the loss on held-out views of the annotated frames falls no more.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_enum(
+    "heads",
+    "fused",
+    ["fused", "all"],
+    "Outputs that are trained: the fused one, or the four side outputs as well.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_integer(
+    "height",
+    None,
+    "Height in pixels at which the network looks at frames; unset: as the parent was trained.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_float(
+    "crop",
+    None,
+    "Part of the frame's height and width that training views cover, around the object; 1 is the "
+    "whole frame. Unset: the recipe's own.",
+    lower_bound=0.1,
+    upper_bound=1.0,
+    flag_values=FLAGS,
+)
+flags.DEFINE_integer(
+    "views",
+    None,
+    "Augmented views of the annotated frames that are made once and used again; 0 makes new ones "
+    "all the time. Unset: the recipe's own.",
+    lower_bound=0,
+    flag_values=FLAGS,
+)
+flags.DEFINE_integer(
+    "frozen",
+    None,
+    "Blocks of the trunk (0 to 4) that stay as the parent has them; what they compute is kept for "
+    "all --views, about 4 MB a view of 240x427 and unit of width. Unset: the recipe's own.",
+    lower_bound=0,
+    upper_bound=4,
+    flag_values=FLAGS,
+)
+flags.DEFINE_boolean(
+    "follow",
+    True,
+    "Look for the object around where it was in the frame before; in the whole frame where it is "
+    "lost or touches the border of that window.",
+    flag_values=FLAGS,
 )
 flags.DEFINE_float(
     "threshold",
@@ -91,7 +146,7 @@ cli.define_common(FLAGS)
 # A network without a parent is half as wide as VGG16: with one mask there is little to learn from.
 _RANDOM_WIDTH = 0.5
 _RANDOM_HEIGHT = 240
-# Updates when seconds are what is limited: so many that an annealed rate stays where it starts.
+# Updates when seconds are what is limited.
 _UNLIMITED = 1_000_000
 
 
@@ -100,26 +155,29 @@ def main(args):
     stage = _stage(args)
     frames = video.open_frames(args.frames)
     frames.check()
-    images, masks = _annotations(args, frames)
+    annotated = _annotations(args, frames)
     out = files.ensure_writable(args.out)
 
     tf = cli.import_tensorflow()
     from osvos_tf import model
 
     network = model.with_precision(_parent(args, frames, model), args.precision)
+    if args.height is not None:
+        network.get_layer("preprocess").working_height = args.height
     contour = _contour(args, model)
     cli.clear_results(
         out, "masks", "probabilities"
     )  # not before all that the user gave has proved good
     started = time.monotonic()
-    history = _train(args, network, stage, images, masks)
+    history = _train(args, network, stage, annotated)
     trained = time.monotonic()
     model.save_model(model.with_precision(network, "float32"), out / "specialist.keras")
+    height = frames.size[0]
     if contour is None:
-        predictor = model.build_predictor(network)
+        predictor = model.build_predictor(network, frame_height=height)
     else:
-        predictor = model.build_two_stream(network, contour)
-    count = _segment(args, frames, predictor, out)
+        predictor = model.build_two_stream(network, contour, frame_height=height)
+    count = _segment(args, frames, predictor, annotated, out)
     finished = time.monotonic()
 
     record = {
@@ -156,20 +214,29 @@ def _stage(args):
         )
     if args.updates is not None and args.updates < 0:
         raise InputError(f"--updates must be 0 or more. Received: {args.updates}.")
-    if args.updates is not None and args.budget is not None:
-        raise InputError("Give either --updates or --budget, not both: each ends the training.")
     if args.updates == 0 and args.parent == "random":
         raise InputError("--parent=random with --updates=0 has learned nothing. Train it.")
     stage = recipes.ONE_SHOTS[args.recipe]
-    if args.budget is not None:
-        return dataclasses.replace(stage, updates=_UNLIMITED)
     if args.updates is not None:
         (stage,) = recipes.with_updates((stage,), args.updates)
-    return stage
+    elif args.budget is not None:
+        stage = dataclasses.replace(stage, updates=_UNLIMITED)
+    changes = {"side_weight": 1.0} if args.heads == "all" else {}
+    if args.views is not None:
+        changes["views"] = args.views or None
+    if args.frozen is not None:
+        changes["frozen"] = args.frozen
+    if args.crop is not None:
+        changes["augmentation"] = dataclasses.replace(stage.augmentation, crop=args.crop)
+    if changes.get("frozen", stage.frozen) and changes.get("views", stage.views) is None:
+        raise InputError(
+            "--frozen needs --views: what frozen blocks compute is kept for each view."
+        )
+    return dataclasses.replace(stage, **changes)
 
 
 def _annotations(args, frames):
-    """Returns the annotated frames and their masks, uint8 [n, h, w, 3] and [n, h, w]."""
+    """Returns (frame, mask) by frame name, uint8 [height, width, 3] and [height, width]."""
     annotated = {}
     for value in args.mask:
         name, _, path = value.rpartition(":")
@@ -182,8 +249,7 @@ def _annotations(args, frames):
         mask = video.read_mask(path, object_id=args.object)
         _check_mask(mask, path, image, name)
         annotated[name] = image, mask
-    images, masks = zip(*annotated.values(), strict=True)
-    return np.stack(images), np.stack(masks)
+    return annotated
 
 
 def _check_mask(mask, path, image, name):
@@ -222,34 +288,24 @@ def _contour(args, model):
     return model.with_precision(network, args.precision)
 
 
-def _train(args, network, stage, images, masks):
-    from osvos_tf import input_pipeline, model, training
+def _train(args, network, stage, annotated):
+    from osvos_tf import one_shot
 
-    if stage.updates == 0:
-        return training.History(updates=0, seconds=0.0, losses=())
-    height = model.working_height(network)
-    if height is None and stage.batch_size > 1:
-        height = images.shape[1]
-    dataset = input_pipeline.one_shot_dataset(
-        images,
-        masks,
-        stage.augmentation,
-        batch_size=stage.batch_size,
-        height=height,
-        seed=args.seed,
-    )
-    total = None if args.budget is not None else stage.updates
-    with cli.Progress("Learning the object", total, "update") as progress:
-        return training.train(
+    images, masks = map(np.stack, zip(*annotated.values(), strict=True))
+    with cli.Progress("Learning the object", stage.updates, "update") as progress:
+        return one_shot.learn(
             network,
-            dataset,
+            images,
+            masks,
             stage,
             budget=args.budget,
+            until_learned=args.until_learned,
+            seed=args.seed,
             on_update=lambda update, loss: progress.advance(note=f"loss {loss:.4g}"),
         )
 
 
-def _segment(args, frames, predictor, out):
+def _segment(args, frames, predictor, annotated, out):
     """Writes masks and overlay of all frames; returns their number."""
     masks = files.ensure_writable(out / "masks")
     probabilities = files.ensure_writable(out / "probabilities") if args.probabilities else None
@@ -259,15 +315,34 @@ def _segment(args, frames, predictor, out):
     ):
 
         def finish(result):
-            name, frame, predicted = result
-            probability, mask = _decide(args, frame, predicted)
+            name, frame, window, predicted = result
+            probability, mask = (
+                window.fill(part, frame.shape[:2])
+                for part in _decide(args, window.cut(frame), predicted)
+            )
             video.write_mask(masks / f"{name}.png", mask)
             if probabilities is not None:
                 video.write_probability(probabilities / f"{name}.png", probability)
             overlay.write(visualize.overlay(frame, mask))
 
-        predictions = inference.predict_frames(frames, predictor.predict_on_batch)
+        predictions = _predictions(args, frames, predictor, annotated)
         return sum(1 for _ in progress.over(inference.map_beside(finish, predictions)))
+
+
+def _predictions(args, frames, predictor, annotated):
+    """Yields (name, frame, window, prediction in the window) of all frames."""
+
+    def is_object(predicted):
+        probability = predicted["probabilities"] if isinstance(predicted, dict) else predicted
+        return probability > args.threshold
+
+    images, predict = inference.read_ahead(frames), predictor.predict_on_batch
+    if args.follow:
+        _, mask = annotated.get(frames.first()[0], (None, None))
+        yield from inference.follow_object(images, predict, is_object, mask=mask)
+    else:
+        for name, frame, predicted in inference.predict_frames(images, predict):
+            yield name, frame, inference.Window(0, 0, *frame.shape[:2]), predicted
 
 
 def _decide(args, frame, predicted):

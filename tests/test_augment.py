@@ -20,6 +20,9 @@ ALL_STEPS = {
     "view": functools.partial(
         augment.random_view, size=(40, 60), zoom=(0.7, 1.5), shift=0.1, rotation=30
     ),
+    "crop": functools.partial(
+        augment.random_view, size=(HEIGHT, WIDTH), zoom=(0.8, 1.3), rotation=20, crop=0.5
+    ),
     "gain": lambda image, mask, seed: (augment.random_gain(image, seed, 0.2), mask),
     "paper": functools.partial(
         augment.augment, augmentation=Augmentation(flip=True, scales=(0.5, 0.8, 1.0))
@@ -253,6 +256,42 @@ def test_out_of_the_frame_the_mask_is_void_and_the_image_mirrored():
     row = image[HEIGHT // 2, :, 0]
     np.testing.assert_allclose(row[:20], row[20:40][::-1], atol=1.0)
     np.testing.assert_allclose(row[60:], row[40:60][::-1], atol=1.0)
+
+
+def test_a_crop_has_the_frames_scale_and_shows_the_object():
+    look = functools.partial(augment.random_view, size=(HEIGHT, WIDTH), crop=0.5)
+    small = pair(top=30, left=60, height=6, width=10)
+    tops = set()
+    for seed in SEEDS:
+        image, mask = run(look, seed, small)
+        assert image.shape == (HEIGHT // 2, WIDTH // 2, 3)
+        assert (mask == 1).any()
+        if not (mask == 255).any():
+            assert 15 <= area(mask) <= 60  # never larger than the object itself
+        tops.add(box(mask)[0])
+    assert len(tops) > 3
+
+
+def test_a_crop_of_an_empty_mask_is_of_anywhere():
+    image, mask = pair(height=0)
+    _, cropped = run(
+        functools.partial(augment.random_view, size=(48, 80), crop=0.5), (1, 2), (image, mask)
+    )
+    assert cropped.shape == (24, 40, 1)
+
+
+def test_paste_lays_one_object_over_another():
+    image, mask = (array.numpy() for array in pair(top=0, left=0, height=20, width=30, void=True))
+    other, other_mask = (array.numpy() for array in pair(top=10, left=20))
+    other = other / 2 + 10  # another colour, and another background
+    pasted, labels = augment.paste(*map(tf.constant, (image, mask, other, other_mask)))
+    expected = np.where(other_mask == 1, 1, mask)
+    np.testing.assert_array_equal(labels, expected)
+    inside, outside = (np.zeros_like(mask) for _ in range(2))
+    inside[11:29, 21:55] = 1
+    outside[9:31, 19:57] = 1
+    np.testing.assert_allclose(pasted.numpy()[inside[..., 0] == 1], BRIGHT / 2 + 10)
+    np.testing.assert_array_equal(pasted.numpy()[outside[..., 0] == 0], image[outside[..., 0] == 0])
 
 
 def test_gain_dims_and_tints_within_its_bounds():

@@ -16,6 +16,7 @@ HEIGHT, WIDTH, FRAMES = 48, 80, 8  # of the invented records
 PLAIN = Augmentation()
 SCALED = Augmentation(flip=True, scales=(0.5, 0.8, 1.0))
 LIVELY = Augmentation(flip=True, zoom=(0.9, 1.1), shift=0.1, rotation=10, gain=0.1)
+PASTED = Augmentation(flip=True, zoom=(0.9, 1.1), shift=0.1, paste=0.5)
 CHAINS = ["parent", "one-shot"]
 
 
@@ -149,6 +150,20 @@ def test_batches(build, augmentation, options, sizes):
         assert image.shape[3] == 3 and label.shape == (*image.shape[:3], 1)
         assert image.min() >= 0 and image.max() <= 255
         assert set(np.unique(label)) <= {0, 1, 255} and np.any(label == 1)
+
+
+def test_pasted_objects_are_there_half_of_the_time():
+    """Objects are rows at the top; a second view's object reaches further down, or it does not."""
+    frames, masks = annotated_frames(count=2)
+    plain, pasted = (
+        take(input_pipeline.one_shot_dataset(frames, masks, Augmentation(paste=paste)), 200)
+        for paste in (0.0, 0.5)
+    )
+    changed = [not np.array_equal(a[1], b[1]) for a, b in zip(plain, pasted, strict=True)]
+    # A paste changes the mask when the smaller object comes first and the larger is laid over it.
+    assert 0.05 < np.mean(changed) < 0.25
+    for (_, before), (_, after) in zip(plain, pasted, strict=True):
+        assert ((before == 1) <= (after == 1)).all()
 
 
 def test_view_of_records_is_the_frame_made_smaller(fake_records):

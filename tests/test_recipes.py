@@ -41,7 +41,7 @@ def test_optimiser_of_the_paper(phase):
     assert (phase.optimizer, phase.rate, phase.weight_decay) == ("momentum", 1e-8, 0.0002)
     assert phase.normalise == "sum"
     assert phase.warmup == 0
-    assert not phase.anneal
+    assert phase.cooldown == 0
     assert phase.augmentation == recipes.Augmentation(flip=True, scales=(0.5, 0.8, 1.0))
     factors = {
         "block1_conv1": (1, 2),
@@ -77,13 +77,20 @@ def test_warmup_rises_to_the_rate():
     assert rates == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0, 1.0])
 
 
-def test_anneal_falls_along_half_a_cosine():
-    annealed = stage(anneal=True, warmup=2, first_update=100)
-    rates = [annealed.rate_at(100 + update) for update in range(10)]
+def test_cooldown_falls_along_half_a_cosine():
+    cooled = stage(cooldown=8, warmup=2, first_update=100)
+    rates = [cooled.rate_at(100 + update) for update in range(10)]
     assert rates[:3] == pytest.approx([0.5, 1.0, 1.0])
     assert rates[6] == pytest.approx(0.5)
     assert all(before > after > 0 for before, after in itertools.pairwise(rates[2:]))
     assert rates[-1] < 0.05
+
+
+def test_cooldown_comes_before_an_earlier_end():
+    cooled = stage(cooldown=4)
+    assert [cooled.rate_at(update, end=6) for update in range(6)] == pytest.approx(
+        [cooled.rate_at(update + 4) for update in range(6)]
+    )
 
 
 def test_several_drops():
@@ -125,13 +132,27 @@ def test_with_updates_leaves_no_gap(updates, stages):
         assert abs(after.updates - before.updates * updates / total) <= 1
         assert all(0 <= drop <= after.updates for drop in after.drops)
         assert 0 <= after.warmup <= min(before.warmup, after.updates)
+        assert 0 <= after.cooldown <= after.updates
         position = after.last_update
     assert position == updates
 
 
 def test_warmup_shrinks_with_the_stage_but_does_not_grow():
-    warmups = [recipes.with_updates(PARENT_SCRATCH, n)[0].warmup for n in (300, 3_000, 6_000)]
+    total = PARENT_SCRATCH[-1].last_update
+    shares = (total // 10, total, 2 * total)
+    warmups = [recipes.with_updates(PARENT_SCRATCH, n)[0].warmup for n in shares]
     assert warmups == [20, 200, 200]
+
+
+def test_a_cooldown_keeps_its_share():
+    for share in (0.5, 1, 3):
+        (scaled,) = recipes.with_updates((stage(cooldown=4),), round(10 * share))
+        assert scaled.cooldown == 4 * share
+
+
+@pytest.mark.parametrize("stages", [PARENT_SCRATCH, recipes.CONTOUR_SCRATCH])
+def test_batches_have_views_of_one_height(stages):
+    assert all(one.height for one in stages)
 
 
 def test_scratch_recipes_can_run_in_batches():
@@ -151,6 +172,7 @@ def test_scratch_recipes_can_run_in_batches():
         ({"updates": -1}, "must count"),
         ({"batch_size": 0}, "must count"),
         ({"accumulation": 0}, "must count"),
+        ({"frozen": 2}, "give their number"),
     ],
 )
 def test_impossible_stages_are_refused(options, message):

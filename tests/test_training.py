@@ -283,6 +283,54 @@ def test_budget_ends_training(tmp_path):
     assert_same_weights(resumed, trained)
 
 
+def rates_of(net, stage, **options):
+    """Trains and returns the rate of every update."""
+    rates = []
+    make = training._make_optimizer
+
+    def on_update(update, loss):
+        rates.append(float(optimizers[0].learning_rate))
+
+    optimizers = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            training, "_make_optimizer", lambda s: optimizers.append(make(s)) or optimizers[0]
+        )
+        training.train(net, views(), stage, on_update=on_update, **options)
+    return rates
+
+
+def test_what_is_learned_is_trained_to_the_end_of_the_cooldown():
+    stage = dataclasses.replace(STAGE, updates=50, cooldown=3)
+    asked = []
+    rates = rates_of(network(), stage, is_learned=lambda n: asked.append(n) or n == 4)
+    assert asked == [1, 2, 3, 4]
+    assert rates == pytest.approx([stage.rate_at(update, end=7) for update in range(7)])
+
+
+def test_learned_late_changes_nothing():
+    stage = dataclasses.replace(STAGE, updates=5, cooldown=3)
+    rates = rates_of(network(), stage, is_learned=lambda n: n == 4)
+    assert rates == pytest.approx([stage.rate_at(update) for update in range(5)])
+
+
+def test_the_clock_plans_what_a_budget_affords(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(training.time, "monotonic", lambda: now[0])
+    clock = training._Clock(budget=30.0)
+    for seconds in (10.0, 2.0):  # the first update builds the graph and tells nothing
+        assert clock.affordable() > 10**9
+        now[0] += seconds
+        clock.tick()
+    assert clock.affordable() == 9  # 18 seconds at 2 an update
+    now[0] += 4.0
+    clock.tick()
+    assert clock.affordable() == 5  # 14 seconds at 3
+    now[0] += 14.0
+    assert clock.affordable() == 0
+    assert training._Clock(budget=None).affordable() > 10**9
+
+
 def events(workdir):
     """{tag: [step, ...]} of the TensorBoard files."""
     found = {}
