@@ -11,6 +11,7 @@ VERSION = re.search(r'__version__ = "(.+?)"', (ROOT / "osvos_tf/__init__.py").re
 REQUIREMENTS = [
     "tensorflow>=2.15,<2.22",  # the networks, tf.data, training and serving
     "keras>=2.15,<4",  # the functional graphs and the .keras format
+    "h5py>=3.10,<4",  # weights inside .keras files (Keras brings it anyway): half-size storage
     "numpy>=1.26,<3",  # arrays in metrics, inference and snapping
     # OpenCV: video, drawing, boundaries, thinning of contours. Headless: no display libraries.
     "opencv-contrib-python-headless>=4.9,<6",

@@ -9,6 +9,9 @@ from pathlib import Path
 
 from osvos_tf.errors import InputError
 
+# The parent network that comes with the package.
+COMPACT_PARENT = Path(__file__).resolve().parents[1] / "saved_models" / "compact" / "parent.keras"
+
 
 @contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:

@@ -5,10 +5,12 @@ side gives a score of its own (`side2` ... `side5`) and 16 channels to the fused
 """
 
 import functools
+import io
 import pathlib
 import time
 import zipfile
 
+import h5py
 import keras
 import tensorflow as tf
 
@@ -33,6 +35,7 @@ INITIALISERS = {
 # over many terms, stay float32. Weights are float32 always.
 PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 _TRUNK = ("block", "prep_")  # names of the layers that do matrix work
+_WEIGHTS = "model.weights.h5"  # in a .keras file
 _PROBE = 1024  # rows of the matrix product that compares the precisions
 
 
@@ -163,8 +166,8 @@ def split(model, blocks):
 
     Returns:
         `(stem, rest)`: functional `keras.Model`s. `stem` maps images to a dict of feature maps,
-        those blocks' outputs that the rest needs. `rest` maps them, and under "like" any one-channel
-        map of the images' height and width, to what `model` gives for the images.
+        those blocks' outputs that the rest needs. `rest` maps them, and under "like" any map of one
+        channel and of the images' size, to what `model` gives for the images.
     """
     maps = {}
     for number in range(min(2, blocks), blocks + 1):
@@ -190,10 +193,41 @@ def split(model, blocks):
     return stem, keras.Model({**inputs, "like": like}, outputs, name="rest")
 
 
-def save_model(model, path):
-    """Writes the model to a `.keras` file, whole or not at all."""
+def save_model(model, path, *, storage="float32"):
+    """Writes the model to a `.keras` file, whole or not at all.
+
+    Args:
+        model: a network of this module.
+        path: the `.keras` file.
+        storage: type of the weights in the file: "float32", or "float16", which halves it at the
+            cost of the last bits. They are float32 again when the file is loaded.
+    """
     with atomic_path(path) as temporary:
         model.save(temporary)
+        if storage != "float32":
+            _recode(temporary, storage)
+
+
+def _recode(path, storage):
+    """Rewrites the weights in a `.keras` file, an HDF5 file in a zip archive, as another type."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    recoded = io.BytesIO()
+    with h5py.File(io.BytesIO(members[_WEIGHTS]), "r") as source, h5py.File(recoded, "w") as target:
+
+        def copy(name, item):
+            if isinstance(item, h5py.Dataset):
+                item = target.create_dataset(name, data=item.astype(storage)[()])
+            else:
+                item = target.require_group(name)
+            item.attrs.update(source[name].attrs)
+
+        target.attrs.update(source.attrs)
+        source.visititems(copy)
+    members[_WEIGHTS] = recoded.getvalue()
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
 
 
 def load_model(path):

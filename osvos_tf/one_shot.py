@@ -9,20 +9,16 @@ _HELD_OUT = 4  # views
 _IMPROVEMENT = 0.02  # part by which the held-out loss has to fall from look to look
 
 
-def learn(
-    network, frames, masks, stage, *, budget=None, until_learned=False, seed=0, on_update=None
-):
+def learn(network, frames, masks, stage, *, budget=None, seed=0, on_update=None):
     """Trains a network on the annotated frames of one sequence, in place.
 
     Args:
         network: a network of `model.build_foreground`, a parent as a rule.
         frames: uint8 RGB [count, height, width, 3].
         masks: uint8 [count, height, width], 0 background, 1 object, 255 void.
-        stage: a `recipes.Stage`. Where its `height` is None, views are as high as the network's
-            `working_height`, or as the frames.
+        stage: a `recipes.Stage`. Where its `height` is None, frames in the views are as high as the
+            network's `working_height`, or as they are.
         budget: seconds after which training ends, whatever its updates; None for no such limit.
-        until_learned: end training, after the stage's cool-down, once the loss on held-out views
-            of the annotated frames falls no more.
         seed: of order and augmentation.
         on_update: called with (updates done, loss) after each update.
 
@@ -35,15 +31,16 @@ def learn(
     if not stage.updates:
         return training.History(updates=0, seconds=0.0, losses=())
 
-    def views(batch_size, seed):
-        height = stage.height or model.working_height(network)
-        if height is None and max(batch_size, stage.batch_size) > 1:
-            height = np.shape(frames)[1]  # a batch needs views of one size
+    height = stage.height or model.working_height(network)
+    if height is None and stage.batch_size > 1:
+        height = np.shape(frames)[1]  # a batch needs views of one size
+
+    def views(seed):
         return input_pipeline.one_shot_dataset(
-            frames, masks, stage.augmentation, batch_size=batch_size, height=height, seed=seed
+            frames, masks, stage.augmentation, batch_size=stage.batch_size, height=height, seed=seed
         )
 
-    trained, dataset = network, views(stage.batch_size, seed)
+    trained, dataset = network, views(seed)
     if stage.views is not None:
         dataset = dataset.take(max(1, stage.views // stage.batch_size))
         if stage.frozen:
@@ -51,8 +48,8 @@ def learn(
             dataset = dataset.map(lambda image, label: ({**stem(image), "like": label}, label))
         dataset = dataset.cache().repeat()
     is_learned = None
-    if until_learned:
-        is_learned = _Plateau(network, *next(iter(views(_HELD_OUT, seed + 1))))
+    if stage.until_learned:
+        is_learned = _Plateau(network, views(seed + 1).take(-(-_HELD_OUT // stage.batch_size)))
     return training.train(
         trained, dataset, stage, budget=budget, is_learned=is_learned, on_update=on_update
     )
@@ -61,15 +58,18 @@ def learn(
 class _Plateau:
     """Whether the loss on held-out views has stopped to fall; for `training.train`."""
 
-    def __init__(self, network, images, labels):
-        self._network, self._images, self._labels = network, images, labels
+    def __init__(self, network, batches):
+        self._network, self._batches = network, list(batches)
         self._best = np.inf
 
     def __call__(self, updates):
         if updates % _CHECK_EVERY:
             return False
-        fused = self._network.predict_on_batch(self._images)["fused"]
-        loss = losses.class_balanced_cross_entropy(fused, self._labels, normalise="balanced")
-        before, loss = self._best, float(np.mean(loss))
+        before, loss = self._best, np.mean([self._loss(*batch) for batch in self._batches])
         self._best = min(before, loss)
-        return loss > before * (1 - _IMPROVEMENT)
+        return bool(loss > before * (1 - _IMPROVEMENT))
+
+    def _loss(self, images, labels):
+        fused = self._network.predict_on_batch(images)["fused"]
+        loss = losses.class_balanced_cross_entropy(fused, labels, normalise="balanced")
+        return float(np.mean(loss))

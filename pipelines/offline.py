@@ -67,6 +67,13 @@ def define_flags(flag_values, task):
     flags.DEFINE_float(
         "width_multiplier", 1.0, "Factor on the channels of VGG16's trunk.", flag_values=flag_values
     )
+    flags.DEFINE_enum(
+        "storage",
+        "float32",
+        ["float32", "float16"],
+        "Type of the weights in the model's file; float16 halves it.",
+        flag_values=flag_values,
+    )
     flags.DEFINE_float(
         "checkpoint_seconds",
         60.0,
@@ -135,7 +142,8 @@ def train(args, task, make_records=None):
         if stage.first_update < history.resumed_from < stage.last_update:
             print(f"Stage {stage.name} went on from update {history.resumed_from}.")
     network.get_layer("preprocess").working_height = stage.height if task.keeps_height else None
-    model.save_model(model.with_precision(network, "float32"), workdir / task.file)
+    network = model.with_precision(network, "float32")
+    model.save_model(network, workdir / task.file, storage=args.storage)
     print(f"Wrote {workdir / task.file}")
 
 

@@ -30,11 +30,12 @@ MAY_IMPORT = {
     "input_pipeline": {"tfrecord", "augment", *TENSORS},
     # The networks and their training.
     "layers": KERAS,
-    "model": {"layers", *KERAS},
+    "model": {"h5py", "layers", *KERAS},
     "weights": {"model", *KERAS},
     "losses": {*TENSORS},
     "recipes": set(),
     "training": {"losses", "model", "recipes", *KERAS},
+    "one_shot": {"input_pipeline", "losses", "model", "training", "numpy"},
     # From probabilities to results: knows nothing of training.
     "inference": {"numpy"},
     "snapping": {"cv2", "higra", "numpy"},

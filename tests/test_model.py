@@ -244,6 +244,18 @@ def test_save_model_and_load_model(network, tmp_path):
             np.testing.assert_array_equal(loaded(images)["fused"], network(images)["fused"])
 
 
+def test_half_size_storage(network, tmp_path):
+    model.save_model(network, tmp_path / "whole.keras")
+    model.save_model(network, tmp_path / "half.keras", storage="float16")
+    sizes = [(tmp_path / f"{name}.keras").stat().st_size for name in ("half", "whole")]
+    assert sizes[0] < 0.8 * sizes[1]
+    loaded = model.load_model(tmp_path / "half.keras")
+    assert loaded.get_config() == network.get_config()
+    for found, weights in zip(loaded.get_weights(), network.get_weights(), strict=True):
+        assert found.dtype == np.float32
+        np.testing.assert_array_equal(found, weights.astype(np.float16))
+
+
 def test_with_precision_keeps_weights_and_closes_in(network):
     images = frames(33, 48)
     exact = network(images)
@@ -326,6 +338,17 @@ def test_predictor_with_a_height_resizes(network):
     probability = model.build_predictor(network, height=20).predict(images, verbose=0)
     assert probability.shape == (2, 40, 60, 1)
     np.testing.assert_allclose(probability, sigmoid(logits), atol=1e-4)
+
+
+def test_windows_are_resized_as_their_frames_would_be(network):
+    """The middle of a window, far from its border, has the values that the whole frame has there."""
+    whole = frames(256, 384)
+    predictor = model.build_predictor(network, height=128, frame_height=256)
+    expected = model.build_predictor(network, height=128).predict_on_batch(whole)
+    np.testing.assert_allclose(predictor.predict_on_batch(whole), expected, atol=1e-6)
+    window = predictor.predict_on_batch(whole[:, :, 32:])
+    assert window.shape == (1, 256, 352, 1)
+    np.testing.assert_allclose(window[:, :, 300:], expected[:, :, 332:], atol=1e-3)
 
 
 def test_predictor_takes_the_networks_own_height():

@@ -186,7 +186,7 @@ def test_stages_are_frozen():
 
 
 def test_every_recipe_has_a_parent_and_a_one_shot():
-    assert set(recipes.PARENTS) == set(recipes.ONE_SHOTS) == {"paper", "scratch"}
+    assert set(recipes.PARENTS) == {"paper", "scratch"} <= set(recipes.ONE_SHOTS)
 
 
 def test_contours_train_as_parents_do_in_the_paper():

@@ -83,7 +83,7 @@ def test_what_it_leaves(arguments, bear):
 
 
 def test_masks_are_what_the_specialist_says(arguments, bear):
-    run({**arguments, "snap": "none"})
+    run({**arguments, "snap": "none", "follow": False})
     network = osvos_tf.load_model(arguments["out"] / "specialist.keras")
     frames = np.stack([frame for _, frame in video.open_frames(arguments["frames"])])
     expected = (
@@ -116,6 +116,36 @@ def test_no_updates_is_the_parent(arguments, parent):
     specialist = osvos_tf.load_model(arguments["out"] / "specialist.keras").get_weights()
     for ours, theirs in zip(specialist, osvos_tf.load_model(parent).get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"recipe": "plain", "height": 24},
+        {"heads": "all", "views": 4, "frozen": 2},
+        {"crop": 0.5, "until_learned": False},
+    ],
+)
+def test_what_saves_time_can_be_chosen(arguments, flags):
+    run({**arguments, **flags})
+    assert json.loads((arguments["out"] / "run.json").read_text())["updates"] == 2
+    specialist = osvos_tf.load_model(arguments["out"] / "specialist.keras")
+    assert model.working_height(specialist) == flags.get("height")
+
+
+def test_updates_and_budget_both_end_the_training(arguments):
+    run({**arguments, "updates": 3, "budget": 600})
+    assert json.loads((arguments["out"] / "run.json").read_text())["updates"] == 3
+
+
+@pytest.mark.slow
+def test_a_followed_object_is_the_object(arguments, bear):
+    """Around the object and in the whole frame the same is found, once the object is learned."""
+    found = {}
+    for follow in (True, False):
+        run({**arguments, "updates": 300, "follow": follow})
+        found[follow] = np.stack(list(read_masks(arguments["out"] / "masks").values()))
+    assert np.mean(metrics.region_similarity(found[True], found[False])) > 0.9
 
 
 def test_budget_ends_the_training(arguments):
@@ -158,7 +188,8 @@ def contour(tmp_path_factory):
 
 
 def test_masks_are_snapped_to_contours(arguments, contour):
-    run({**arguments, "snap": "contour", "contour": contour, "contour_threshold": 0.2})
+    run({**arguments, "snap": "contour", "contour": contour, "contour_threshold": 0.2,
+         "follow": False})  # fmt: skip
     network = osvos_tf.load_model(arguments["out"] / "specialist.keras")
     streams = model.build_two_stream(network, osvos_tf.load_model(contour))
     frames = np.stack([frame for _, frame in video.open_frames(arguments["frames"])])
@@ -171,7 +202,7 @@ def test_masks_are_snapped_to_contours(arguments, contour):
 
 
 def test_masks_are_snapped_to_edges(arguments):
-    run({**arguments, "snap": "bilateral"})
+    run({**arguments, "snap": "bilateral", "follow": False})
     network = osvos_tf.load_model(arguments["out"] / "specialist.keras")
     frames = [frame for _, frame in video.open_frames(arguments["frames"])]
     predicted = model.build_predictor(network).predict_on_batch(np.stack(frames))
@@ -207,9 +238,11 @@ def test_a_second_annotated_frame(arguments, bear):
     flags = [f"--{name}={value}" for name, value in arguments.items()]
     flags.append(f"--mask=00002:{bear.frames[2].mask}")
     args = cli.parse(segment.FLAGS, flags)
-    images, masks = segment._annotations(args, video.open_frames(args.frames))
-    np.testing.assert_array_equal(masks[1], video.read_mask(bear.frames[2].mask))
-    assert images.shape == (2, HEIGHT, WIDTH, 3)
+    annotated = segment._annotations(args, video.open_frames(args.frames))
+    assert list(annotated) == ["00000", "00002"]
+    image, mask = annotated["00002"]
+    np.testing.assert_array_equal(mask, video.read_mask(bear.frames[2].mask))
+    assert image.shape == (HEIGHT, WIDTH, 3)
     with pytest.raises(InputError, match="00000"):
         segment.main(cli.parse(segment.FLAGS, [*flags, f"--mask=00000:{bear.frames[0].mask}"]))
 
@@ -223,8 +256,8 @@ def test_object_of_a_palette_mask(arguments, tmp_path):
     picture.save(tmp_path / "palette.png")
     flags = {**arguments, "mask": tmp_path / "palette.png", "object": 2}
     args = cli.parse(segment.FLAGS, [f"--{name}={value}" for name, value in flags.items()])
-    _, masks = segment._annotations(args, video.open_frames(args.frames))
-    assert masks.sum() == 100
+    ((_, mask),) = segment._annotations(args, video.open_frames(args.frames)).values()
+    assert mask.sum() == 100
 
 
 def make(kind, tmp_path):
@@ -266,7 +299,8 @@ def make(kind, tmp_path):
         ("out", "file", "output folder"),
         ("updates", -1, "--updates"),
         ("budget", 0, "--budget"),
-        ("budget", 5, "not both"),
+        ("frozen", 2, "--frozen needs --views"),
+        ("height", 0, "--height"),
         ("object", 7, "--object"),
     ],
 )
@@ -298,5 +332,5 @@ def test_exit_status_of_a_users_mistake(arguments):
 
 
 def test_missing_flags_are_named():
-    with pytest.raises(InputError, match=r"Wanted --mask, --parent, --out as well"):
+    with pytest.raises(InputError, match=r"Wanted --mask, --out as well"):
         segment.main(cli.parse(segment.FLAGS, ["--frames=x"]))
