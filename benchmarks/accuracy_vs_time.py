@@ -28,8 +28,7 @@ _OUT = flags.DEFINE_string("out", None, "Folder for the results of segment.", re
 _JSON = flags.DEFINE_string("json", None, "File to write the rows to.")
 _SVG = flags.DEFINE_string("svg", None, "File to draw the curve to.")
 
-_WHOLE = ["--nofollow", "--nountil_learned"]
-_PLAIN = ["--recipe=plain", "--height=480", *_WHOLE]
+_PLAIN = ["--recipe=plain", "--height=480", "--nofollow"]
 VARIANTS = {
     "parent only": ["--updates=0"],
     **{f"{n} updates": [f"--updates={n}", "--nountil_learned"] for n in (25, 50, 100, 200, 400)},

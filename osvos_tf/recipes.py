@@ -42,6 +42,7 @@ class Stage:
     height: int | None = None  # of a frame in the views, in pixels; None: frames as they are
     views: int | None = None  # augmented views made once and used again; None: a new one each time
     frozen: int = 0  # blocks of the trunk that stay as they are; needs `views`
+    until_learned: bool = False  # end once the loss on held-out views falls no more
     batch_size: int = 1
     accumulation: int = 1  # forward passes averaged into one update
     normalise: str = "sum"  # of the loss: "sum" over pixels or "balanced"
@@ -226,7 +227,13 @@ ONE_SHOT_SCRATCH = Stage(
 # The paper's way for such a parent: 500 updates, one whole frame each, all outputs trained. It is
 # what the recipe above is measured against.
 ONE_SHOT_PLAIN = dataclasses.replace(
-    ONE_SHOT_SCRATCH, updates=500, batch_size=1, side_weight=0.25, views=None, frozen=0
+    ONE_SHOT_SCRATCH,
+    updates=500,
+    batch_size=1,
+    side_weight=0.25,
+    views=None,
+    frozen=0,
+    until_learned=False,
 )
 
 PARENTS = {"paper": PARENT_PAPER, "scratch": PARENT_SCRATCH}

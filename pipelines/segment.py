@@ -60,8 +60,9 @@ flags.DEFINE_float(
 )
 flags.DEFINE_boolean(
     "until_learned",
-    True,
-    "Stop training once the loss on held-out views of the annotated frames falls no more.",
+    None,
+    "Stop training once the loss on held-out views of the annotated frames falls no more. Unset: "
+    "as the recipe says.",
     flag_values=FLAGS,
 )
 flags.DEFINE_enum(
@@ -226,6 +227,8 @@ def _stage(args):
         changes["views"] = args.views or None
     if args.frozen is not None:
         changes["frozen"] = args.frozen
+    if args.until_learned is not None:
+        changes["until_learned"] = args.until_learned
     if args.crop is not None:
         changes["augmentation"] = dataclasses.replace(stage.augmentation, crop=args.crop)
     if changes.get("frozen", stage.frozen) and changes.get("views", stage.views) is None:
@@ -301,7 +304,6 @@ def _train(args, network, stage, annotated):
             masks,
             stage,
             budget=args.budget,
-            until_learned=args.until_learned,
             seed=args.seed,
             on_update=lambda update, loss: progress.advance(note=f"loss {loss:.4g}"),
         )

@@ -249,8 +249,8 @@ def test_half_size_storage(network, tmp_path):
     model.save_model(network, tmp_path / "half.keras", storage="float16")
     sizes = [(tmp_path / f"{name}.keras").stat().st_size for name in ("half", "whole")]
     assert sizes[0] < 0.8 * sizes[1]
-    loaded = model.load_model(tmp_path / "half.keras")
-    assert loaded.get_config() == network.get_config()
+    loaded, whole = (model.load_model(tmp_path / f"{name}.keras") for name in ("half", "whole"))
+    assert loaded.get_config() == whole.get_config()
     for found, weights in zip(loaded.get_weights(), network.get_weights(), strict=True):
         assert found.dtype == np.float32
         np.testing.assert_array_equal(found, weights.astype(np.float16))
@@ -341,7 +341,7 @@ def test_predictor_with_a_height_resizes(network):
 
 
 def test_windows_are_resized_as_their_frames_would_be(network):
-    """The middle of a window, far from its border, has the values that the whole frame has there."""
+    """Far from a window's border its values are those of the whole frame."""
     whole = frames(256, 384)
     predictor = model.build_predictor(network, height=128, frame_height=256)
     expected = model.build_predictor(network, height=128).predict_on_batch(whole)

@@ -78,7 +78,9 @@ def test_views_made_once_come_again():
 def test_it_stops_when_the_object_is_learned(monkeypatch):
     monkeypatch.setattr(one_shot, "_CHECK_EVERY", 3)
     still = dataclasses.replace(STAGE, updates=50, rate=0.0)  # learns nothing more
-    history = one_shot.learn(network(), *annotated(), still, until_learned=True)
+    history = one_shot.learn(
+        network(), *annotated(), dataclasses.replace(still, until_learned=True)
+    )
     assert history.updates == 3 + 3 + still.cooldown
     history = one_shot.learn(network(), *annotated(), dataclasses.replace(still, updates=12))
     assert history.updates == 12
@@ -86,9 +88,9 @@ def test_it_stops_when_the_object_is_learned(monkeypatch):
 
 def test_it_goes_on_while_the_held_out_views_get_better(monkeypatch):
     monkeypatch.setattr(one_shot, "_CHECK_EVERY", 10)
-    learning = dataclasses.replace(STAGE, updates=40)
+    learning = dataclasses.replace(STAGE, updates=40, until_learned=True)
     net = network()
-    history = one_shot.learn(net, *annotated(), learning, until_learned=True)
+    history = one_shot.learn(net, *annotated(), learning)
     assert history.updates >= 30
     images, masks = annotated()
     found = model.build_predictor(net)(images)[..., 0].numpy() > 0.5
