@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+ADDONS := .venv-addons
 
-.PHONY: demo test lint lock setup clean
+.PHONY: demo test test-addons lock setup clean
 
 demo: setup  ## learn objects of an invented world from one mask each; look at demo/
 	$(BIN)/python -m pipelines.demo --out=demo
@@ -13,20 +14,30 @@ test: setup  ## all tests, then the linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+test-addons: $(ADDONS)/installed  ## all tests on TensorFlow 2.15, where tensorflow-addons still imports
+	$(ADDONS)/bin/python -m pytest
+
 setup: $(VENV)/installed
 
 $(VENV)/installed: requirements.lock setup.py
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v <= (3, 13) else \
-	  "osvos_tf needs Python 3.10 to 3.13, this is %d.%d: try make PYTHON=python3.12" % v)'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+$(VENV)/installed: NEWEST := 13
+$(ADDONS)/installed: requirements-addons.lock setup.py
+$(ADDONS)/installed: NEWEST := 11
+
+$(VENV)/installed $(ADDONS)/installed:
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v <= (3, $(NEWEST)) else \
+	  "$(@D) needs Python 3.10 to 3.$(NEWEST), this is %d.%d: try make PYTHON=python3.11" % v)'
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	touch $@
 
-lock: setup  ## renew requirements.lock from setup.py, for all Pythons at once
+lock: COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version=3.10 --no-emit-index-url \
+  --no-annotate --upgrade --extra=dev --extra=serving
+lock: setup  ## renew both lock files from setup.py, for all Pythons at once
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile --quiet --universal --python-version=3.10 --no-emit-index-url \
-	  --no-annotate --upgrade --extra=dev --extra=serving -o requirements.lock setup.py
+	$(COMPILE) -o requirements.lock setup.py
+	$(COMPILE) --extra=addons -o requirements-addons.lock setup.py
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) $(ADDONS) build *.egg-info

@@ -31,6 +31,10 @@ EXTRAS = {
         "prometheus-client>=0.20,<1",  # its /metrics
         "requests>=2.31,<3",  # the REST client
     ],
+    "addons": [  # the last stack that it supports; tests/test_addons.py holds our own against it
+        "tensorflow-addons>=0.23,<0.24",
+        "tensorflow>=2.15.1,<2.16",
+    ],
     "dev": [
         "pytest>=8,<10",  # the tests
         "hypothesis>=6.100,<7",  # property tests

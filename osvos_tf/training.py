@@ -81,7 +81,7 @@ def train(
     optimizer.build(model.trainable_variables)
     batches = iter(dataset)
     done = tf.Variable(stage.first_update, dtype=tf.int64, trainable=False)
-    manager = _restore(workdir, model=model, optimizer=optimizer, batches=batches, done=done)
+    manager = _restore(workdir, stage, model=model, optimizer=optimizer, done=done, batches=batches)
     first = safe = int(done)  # `safe`: updates that a checkpoint holds
     loop = _Loop(model, optimizer, stage, batches, _summaries(workdir))
     start = saved = time.monotonic()
@@ -242,16 +242,24 @@ class _Loop:
         self.summaries.flush()
 
 
-def _restore(workdir, **state):
-    """Returns the work folder's checkpoint manager, the state restored; None without a folder."""
+def _restore(workdir, stage, *, batches, **state):
+    """Returns the work folder's checkpoint manager, the state restored; None without a folder.
+
+    Where the checkpoint is the last of an earlier stage, `batches` start anew: the iterator saved
+    with it holds finished batches of that stage's views, whose number and size may be others.
+    """
     if workdir is None:
         return None
-    checkpoint = tf.train.Checkpoint(**state)
     manager = tf.train.CheckpointManager(
-        checkpoint, str(pathlib.Path(workdir) / "checkpoints"), max_to_keep=2
+        tf.train.Checkpoint(**state, batches=batches),
+        str(pathlib.Path(workdir) / "checkpoints"),
+        max_to_keep=2,
     )
-    if manager.latest_checkpoint:
-        checkpoint.restore(manager.latest_checkpoint).assert_consumed()
+    path = manager.latest_checkpoint
+    if path and path.endswith(f"-{stage.first_update}"):
+        tf.train.Checkpoint(**state).restore(path).assert_existing_objects_matched()
+    elif path:
+        manager.checkpoint.restore(path).assert_consumed()
     return manager
 
 

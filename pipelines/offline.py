@@ -126,7 +126,7 @@ def train(args, task, make_records=None):
             batch_size=stage.batch_size,
             height=stage.height,
             width=stage.height if task.square else None,
-            seed=args.seed,
+            seed=args.seed + stage.first_update,  # every stage has views of its own
         )
         with cli.Progress(
             f"Training {stage.name}", stage.last_update, "update", first=stage.first_update

@@ -2,6 +2,7 @@
 
 import dataclasses
 import random
+import time
 
 import numpy as np
 import pytest
@@ -25,12 +26,12 @@ def network():
     return model.build_foreground(width_multiplier=1 / 16, start="scratch", seed=1)
 
 
-def views(batch_size=1):
+def views(batch_size=1, size=SIZE):
     """Endless batches; number n depends on nothing but n."""
 
     def view(number):
-        image = tf.random.stateless_uniform((*SIZE, 3), [0, number], maxval=255)
-        mask = tf.random.stateless_uniform((*SIZE, 1), [1, number]) < 0.3
+        image = tf.random.stateless_uniform((*size, 3), [0, number], maxval=255)
+        mask = tf.random.stateless_uniform((*size, 1), [1, number]) < 0.3
         return image, tf.cast(mask, tf.uint8)
 
     return tf.data.Dataset.range(10**6).map(view).batch(batch_size).prefetch(2)
@@ -177,6 +178,15 @@ def test_a_resumed_run_equals_an_undisturbed_one(optimizer, stages, crashes, tmp
         assert history.updates == max(0, stage.last_update - history.resumed_from)
         for update, loss in history.losses:
             assert losses_by_update[update] == loss
+
+
+def test_a_stage_may_have_other_views_than_the_one_before(tmp_path):
+    """The first stage's checkpoint holds batches of its own, made and not yet used."""
+    first, second = recipe("momentum")
+    second = dataclasses.replace(second, batch_size=2)
+    training.train(network(), views(), first, tmp_path, on_update=lambda *_: time.sleep(0.2))
+    history = training.train(network(), views(2, size=(17, 26)), second, tmp_path)
+    assert [update for update, _ in history.losses] == [4, 5, 6]
 
 
 def test_a_finished_stage_only_restores(tmp_path):
