@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "layers": KERAS,
     "model": {"layers", *KERAS},
     "weights": {"model", *KERAS},
+    "cost": {"model"},
     "losses": {*TENSORS},
     "recipes": set(),
     "training": {"losses", "model", "recipes", *KERAS},
