@@ -7,6 +7,8 @@ The bound is the network's count of operations (`osvos_tf.cost`) at the rate of 
 product of the same precision, measured in turns with it.
 """
 
+import functools
+
 from absl import app, flags
 
 from benchmarks import timing
@@ -15,8 +17,7 @@ from osvos_tf import cost, model
 _WIDTHS = flags.DEFINE_list("widths", ["1.0", "0.5"], "Width multipliers of the network.")
 _PRECISIONS = flags.DEFINE_list("precisions", list(model.PRECISIONS), "Compute types.")
 _BATCHES = flags.DEFINE_list("batches", ["1", "4"], "Frames of a call.")
-_SIZE = flags.DEFINE_list("size", timing.FRAME_SIZE, "Height and width of a frame.")
-_ROUNDS = flags.DEFINE_integer("rounds", 5, "Turns of each measurement.", lower_bound=1)
+_SIZE = flags.DEFINE_list("size", [*map(str, timing.FRAME_SIZE)], "Height and width of a frame.")
 flags.adopt_module_key_flags(timing)
 
 
@@ -34,13 +35,11 @@ def main(argv):
             for batch in map(int, _BATCHES.value):
                 frames = frame[None].repeat(batch, axis=0)
                 flops = cost.forward_flops(*size, batch_size=batch, width_multiplier=width)
-                spent = timing.turns(
-                    lambda p=predictor, f=frames: p.predict_on_batch(f), probe, _ROUNDS.value
-                )
+                call = functools.partial(predictor.predict_on_batch, frames)
                 rows.append(
                     timing.bounded_row(
                         f"forward, width {width:g}, {precision}, batch {batch}",
-                        *spent,
+                        *timing.turns(call, probe),
                         flops / probe.amount,
                         flops=flops,
                         size=size,

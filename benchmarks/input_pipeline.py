@@ -26,8 +26,8 @@ from osvos_tf import cost, davis, files, input_pipeline, model, painter, recipes
 
 _SEQUENCES = flags.DEFINE_list("sequences", [], "Sequences of train, by comma; unset: all.")
 _VIEWS = flags.DEFINE_integer("views", 128, "Views of a measurement.", lower_bound=8)
-_ROUNDS = flags.DEFINE_integer("rounds", 3, "Turns of each measurement.", lower_bound=1)
 flags.adopt_module_key_flags(timing)
+flags.set_default(timing.ROUNDS, 3)
 
 _WIDTHS = {"paper": 1.0, "scratch": 0.5}  # of the networks that the recipes are meant for
 _SHARDS = 8  # as davis_to_tfrecord's
@@ -56,7 +56,7 @@ def conversion_rows(sequences, folder):
     def convert():
         tfrecord.write_records(sequences, folder / "records", "train", shards=_SHARDS)
 
-    conversions, copies = timing.turns(convert, copy, _ROUNDS.value)
+    conversions, copies = timing.turns(convert, copy)
     frames = len(paths) // 2
     row = timing.bounded_row("conversion to records", conversions, copies, 1, frames=frames)
     row["note"] = f"{frames} frames; bound: copying them, {row['bound_seconds']:.2f} s"
@@ -86,9 +86,8 @@ def view_rows(records, stage, recipe, width):
         .prefetch(tf.data.AUTOTUNE)
     )
     decode = timing.Probe(lambda: _draw(decoded, _VIEWS.value), _VIEWS.value)
-    drawn, plain = timing.turns(
-        lambda: _draw(views, _VIEWS.value // stage.batch_size), decode, _ROUNDS.value
-    )
+    batches = _VIEWS.value // stage.batch_size
+    drawn, plain = timing.turns(lambda: _draw(views, batches), decode)
     step = _seconds_of_a_view(stage, size, width)
     row = timing.bounded_row(
         f"{_VIEWS.value} views of {stage.name}, {recipe} recipe",
@@ -116,7 +115,7 @@ def _seconds_of_a_view(stage, size, width):
     stage = dataclasses.replace(stage, accumulation=1)
     full = size or timing.FRAME_SIZE
     updates, _ = training_step.update_turns(
-        model.with_precision(network, precision), stage, full, precision, _ROUNDS.value
+        model.with_precision(network, precision), stage, full, precision
     )
     seconds = statistics.median(each.seconds for each in updates) / stage.batch_size
     scales = stage.augmentation.scales or (1.0,)
@@ -132,7 +131,10 @@ def _draw(iterator, count):
 
 def _distinct(stages):
     """Leaves out the stages whose views are those of an earlier one."""
-    return {(s.height, s.batch_size, s.augmentation): s for s in reversed(stages)}.values()
+    found = {}
+    for stage in stages:
+        found.setdefault((stage.height, stage.batch_size, stage.augmentation), stage)
+    return found.values()
 
 
 def _sequences(folder):

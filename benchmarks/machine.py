@@ -15,7 +15,6 @@ from absl import app, flags
 from benchmarks import timing
 from osvos_tf import model
 
-_ROUNDS = flags.DEFINE_integer("rounds", 7, "Turns of each measurement.", lower_bound=1)
 flags.adopt_module_key_flags(timing)
 
 _SIZES = (1024, 2048, 4096)  # rows and columns
@@ -39,7 +38,7 @@ def main(argv):
 
 def _row(what, probe, unit, **settings):
     probe.run()
-    spent = [timing.spent(probe.run) for _ in range(_ROUNDS.value)]
+    spent = [timing.spent(probe.run) for _ in range(timing.ROUNDS.value)]
     seconds = sorted(each.seconds for each in spent)
     rate, median = probe.amount / seconds[0], probe.amount / seconds[len(seconds) // 2]
     cpu_rate = probe.amount / min(each.cpu_seconds for each in spent)

@@ -44,8 +44,8 @@ _WIDTH = flags.DEFINE_float(
     "Width of the network. A narrow one leaves less time to hide costs in.",
 )
 _FRAMES = flags.DEFINE_integer("frames", 32, "Frames in a measurement.", lower_bound=16)
-_ROUNDS = flags.DEFINE_integer("rounds", 3, "Turns of all measurements.", lower_bound=1)
 flags.adopt_module_key_flags(timing)
+flags.set_default(timing.ROUNDS, 3)
 
 _CLIENTS = (1, 4, 16)
 _NAME = "benchmark"
@@ -84,7 +84,7 @@ def main(argv):
         "size": list(timing.FRAME_SIZE),
         "width_multiplier": _WIDTH.value,
         "frames": _FRAMES.value,
-        "rounds": _ROUNDS.value,
+        "rounds": timing.ROUNDS.value,
         "cores": os.cpu_count(),
     }
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
@@ -95,7 +95,7 @@ def main(argv):
         options = [("grpc.max_receive_message_length", -1)]
         channel = stack.enter_context(grpc.insecure_channel(address, options))
         ways = [_pixels_by_grpc(servable, channel, frame), _jpeg_by_rest(servable, rest, frame)]
-        for _ in range(_ROUNDS.value):
+        for _ in range(timing.ROUNDS.value):
             for way in ways:
                 _take_turn(way, process)
         rows = [{**row, **settings} for way in ways for row in (*_rows(way), *_step_rows(way))]

@@ -15,7 +15,6 @@ from absl import app, flags
 
 from benchmarks import timing
 
-_ROUNDS = flags.DEFINE_integer("rounds", 5, "Turns of each measurement.", lower_bound=1)
 flags.adopt_module_key_flags(timing)
 
 
@@ -28,7 +27,7 @@ def main(argv):
         cases[f"{command} --help"] = "-m", command, "--help"
     rows = []
     for what, arguments in cases.items():
-        spent = timing.turns(functools.partial(_python, *arguments), nothing, _ROUNDS.value)
+        spent = timing.turns(functools.partial(_python, *arguments), nothing)
         rows.append(timing.show(timing.bounded_row(what, *spent, 1)))
     timing.write(rows)
 

@@ -19,6 +19,7 @@ import numpy as np
 from absl import flags
 
 _JSON = flags.DEFINE_string("json", None, "File to write the rows to.")
+ROUNDS = flags.DEFINE_integer("rounds", 5, "Turns of each measurement.", lower_bound=1)
 
 FRAME_SIZE = (480, 854)  # height and width of DAVIS's frames
 MATRIX = 2048  # rows and columns of the product whose rate is the bound of a network
@@ -72,20 +73,19 @@ def best_seconds(function, rounds=3, clock=time.perf_counter):
     return min(seconds)
 
 
-def turns(work, probe, rounds):
-    """Runs a probe and a piece of work in turns, after one call of either that does not count.
+def turns(work, probe):
+    """Runs work and a probe in `--rounds` turns, after one call of either that does not count.
 
     Args:
         work: a function.
         probe: a `Probe`.
-        rounds: number of turns.
 
     Returns:
-        (probes, works): a `Spent` a turn, of both.
+        (works, probes): a `Spent` a turn, of both.
     """
-    probe.run()
     work()
-    return zip(*((spent(probe.run), spent(work)) for _ in range(rounds)), strict=True)
+    probe.run()
+    return zip(*((spent(work), spent(probe.run)) for _ in range(ROUNDS.value)), strict=True)
 
 
 def matrix_probe(precision, size=MATRIX):

@@ -20,8 +20,7 @@ from osvos_tf import cost, model, recipes, training
 _WIDTHS = flags.DEFINE_list("widths", ["1.0", "0.5"], "Width multipliers of the network.")
 _PRECISIONS = flags.DEFINE_list("precisions", list(model.PRECISIONS), "Compute types.")
 _BATCHES = flags.DEFINE_list("batches", ["1"], "Views of an update.")
-_SIZE = flags.DEFINE_list("size", timing.FRAME_SIZE, "Height and width of a view.")
-_ROUNDS = flags.DEFINE_integer("rounds", 5, "Turns of each measurement.", lower_bound=1)
+_SIZE = flags.DEFINE_list("size", [*map(str, timing.FRAME_SIZE)], "Height and width of a view.")
 flags.adopt_module_key_flags(timing)
 
 
@@ -39,24 +38,23 @@ def main(argv):
                     stage = dataclasses.replace(
                         recipes.ONE_SHOT_SCRATCH, batch_size=batch, side_weight=0.5 * sides
                     )
-                    spent = update_turns(recast, stage, size, precision, _ROUNDS.value)
+                    spent = update_turns(recast, stage, size, precision)
                     rows.append(_row(spent, size, width, precision, batch, sides))
                     timing.show(rows[-1], width=56)
     timing.write(rows)
 
 
-def update_turns(network, stage, size, precision, rounds):
-    """Trains for some updates on an invented batch, in turns with a matrix product.
+def update_turns(network, stage, size, precision):
+    """Trains on an invented batch, in `--rounds` turns with a matrix product.
 
     Args:
         network: changed in place.
         stage: a `recipes.Stage`.
         size: (height, width) of the views.
         precision: of the network, and of the product.
-        rounds: number of updates that count; one more, the first, does not.
 
     Returns:
-        (updates, products): a `timing.Spent` a turn, of both.
+        (updates, products): a `timing.Spent` a turn, of both, after one that does not count.
     """
     probe = timing.matrix_probe(precision)
     image, mask = timing.frame(size).astype(np.float32), timing.disk(size)[..., None]
@@ -69,7 +67,7 @@ def update_turns(network, stage, size, precision, rounds):
         products.append(timing.spent(probe.run))
         watch.restart()
 
-    stage = dataclasses.replace(stage, first_update=0, updates=rounds + 1)
+    stage = dataclasses.replace(stage, first_update=0, updates=timing.ROUNDS.value + 1)
     training.train(network, views, stage, on_update=on_update)
     return updates[1:], products[1:]
 

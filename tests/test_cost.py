@@ -28,8 +28,8 @@ def test_davis_frame_by_hand():
     sides = [0, *(9 * channels * 16 for channels in (128, 256, 512, 512))]
     fuse = [0, 16, 16, 16, 16]
     hand = 2 * sum(p * (t + s + f) for p, t, s, f in zip(pixels, trunk, sides, fuse, strict=True))
-    assert cost.forward_flops(480, 854) == hand == 258_243_978_240
-    assert 2 * np.dot(pixels, trunk) == 251_376_721_920
+    assert cost.forward_flops(480, 854) == hand == 258_233_360_640
+    assert 2 * np.dot(pixels, trunk) == 251_372_298_240
     first = 2 * 9 * 3 * 64 * pixels[0]
     assert cost.training_flops(480, 854) == 3 * hand - first
     scores = 2 * 16 * sum(pixels[1:])
@@ -57,8 +57,9 @@ def test_forward_is_what_the_layers_shapes_say(width_multiplier):
     assert found == counted
 
 
-@pytest.mark.parametrize("frozen_blocks", range(len(model.VGG_BLOCKS) + 1))
-@pytest.mark.parametrize("sides", [False, True])
+@pytest.mark.parametrize(
+    ("frozen_blocks", "sides"), [(0, False), (0, True), (1, True), (3, False), (5, True)]
+)
 def test_counts_are_those_of_the_graph(frozen_blocks, sides):
     """TensorFlow's own graph of a step, of whose operations those count that a result needs."""
     network = model.build_foreground(width_multiplier=TINY, start="scratch", seed=0)
