@@ -8,10 +8,8 @@ images, and a smoothing that is chosen on the very images that it is scored on.
 """
 
 import concurrent.futures
-import json
 import multiprocessing
 import os
-import pathlib
 import time
 
 import cv2
@@ -19,13 +17,14 @@ import numpy as np
 from absl import app, flags
 
 import osvos_tf
+from benchmarks import timing
 from osvos_tf import bsds, contour_metrics
 
 _BSDS = flags.DEFINE_string("bsds", None, "BSDS500 root.", required=True)
 _SPLIT = flags.DEFINE_string("split", "val", "Name of a folder in images: train, val or test.")
 _CONTOUR = flags.DEFINE_string("contour", None, "Contour network (.keras) to score, too.")
 _IMAGES = flags.DEFINE_integer("images", None, "Score only that many images, spread evenly.")
-_JSON = flags.DEFINE_string("json", None, "File to write the rows to.")
+flags.adopt_module_key_flags(timing)
 
 CANNY_SIGMAS = (1.4, 2.0, 2.8, 4.0)  # of the Gaussian before, in pixels
 CANNY_HIGHS = np.geomspace(1, 60, len(contour_metrics.THRESHOLDS))  # grey levels per pixel
@@ -61,8 +60,7 @@ def main(argv):
                 f"{scores.threshold:11.3f}{scores.OIS.F:8.3f}",
                 flush=True,
             )
-    if _JSON.value:
-        pathlib.Path(_JSON.value).write_text(json.dumps(rows, indent=1) + "\n")
+    timing.write(rows)
 
 
 def score(detector, frames, pool):
@@ -118,18 +116,16 @@ def network(path):
 
 
 def _row(what, seconds, scores, settings):
-    return {
-        "what": what,
-        "seconds": seconds,
-        "bound_seconds": None,
-        "fraction_of_bound": None,
-        "ODS": scores.ODS.F,
-        "precision": scores.ODS.precision,
-        "recall": scores.ODS.recall,
-        "threshold": scores.threshold,
-        "OIS": scores.OIS.F,
+    return timing.row(
+        what,
+        seconds,
+        ODS=scores.ODS.F,
+        precision=scores.ODS.precision,
+        recall=scores.ODS.recall,
+        threshold=scores.threshold,
+        OIS=scores.OIS.F,
         **settings,
-    }
+    )
 
 
 if __name__ == "__main__":

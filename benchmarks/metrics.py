@@ -8,19 +8,17 @@ Uses the DAVIS val annotations and the OSVOS authors' results where they lie bes
 bound of J + F is the time to read the two masks from memory once, at the rate of a large copy.
 """
 
-import json
 import math
-import os
-import pathlib
 import time
 
 import cv2
 import numpy as np
 from absl import app, flags
 
+from benchmarks import timing
 from osvos_tf import metrics
 
-_JSON = flags.DEFINE_string("json", None, "File to write the rows to.")
+flags.adopt_module_key_flags(timing)
 
 _INVENTED_FRAMES = 120
 _INSTABILITY_FRAMES = 24
@@ -33,25 +31,23 @@ def main(argv):
     cv2.setNumThreads(1)
     masks, truth, pngs, source = _real_masks() or _invented_masks()
     settings = {"masks": source, "frames": len(masks), "size": list(masks.shape[1:]), "cores": 1}
-    bound = 2 * masks[0].size / _bytes_per_second()
+    copy = timing.copy_probe()
+    bound = 2 * masks[0].size / copy.amount * timing.best_seconds(copy.run)
     straightforward, ours = _compare(straightforward_scores, fast_scores, masks, truth)
-    decoding = _best_seconds(lambda: [cv2.imdecode(png, 0) for png in pngs]) / len(pngs)
+    decoding = timing.best_seconds(lambda: [cv2.imdecode(png, 0) for png in pngs]) / len(pngs)
     sequence = masks[:_INSTABILITY_FRAMES]
-    instability = _best_seconds(lambda: metrics.pair_instability(sequence), rounds=1)
+    instability = timing.best_seconds(lambda: metrics.pair_instability(sequence), rounds=1)
     rows = [
-        _row("J + F of a frame, straightforward", straightforward, bound, settings),
-        _row("J + F of a frame, osvos_tf", ours, bound, settings),
-        _row("raw T of a pair, osvos_tf", instability / (len(sequence) - 1), None, settings),
-        _row("decoding a mask's PNG", decoding, None, settings),
+        timing.row("J + F of a frame, straightforward", straightforward, bound, **settings),
+        timing.row("J + F of a frame, osvos_tf", ours, bound, **settings),
+        timing.row("raw T of a pair, osvos_tf", instability / (len(sequence) - 1), **settings),
+        timing.row("decoding a mask's PNG", decoding, **settings),
     ]
     rows[1]["times_as_fast"] = straightforward / ours
     for row in rows:
-        fraction = row["fraction_of_bound"]
-        share = f"{fraction:8.1%} of the bound" if fraction else ""
-        print(f"{row['what']:36}{row['seconds'] * 1e3:9.3f} ms{share}")
+        timing.show(row)
     print(f"J + F: {straightforward / ours:.1f} times as fast, every value equal ({source})")
-    if _JSON.value:
-        pathlib.Path(_JSON.value).write_text(json.dumps(rows, indent=1) + "\n")
+    timing.write(rows)
 
 
 def fast_scores(mask, truth):
@@ -100,36 +96,9 @@ def _compare(first, second, masks, truth):
     return (seconds.min(axis=0) / len(masks)).tolist()
 
 
-def _best_seconds(function, rounds=_ROUNDS):
-    seconds = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        function()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
-
-
-def _bytes_per_second():
-    source = np.ones(1 << 27, np.uint8)
-    target = source.copy()
-    return 2 * source.size / _best_seconds(lambda: np.copyto(target, source))
-
-
-def _row(what, seconds, bound, settings):
-    fraction = bound / seconds if bound else None
-    return {
-        "what": what,
-        "seconds": seconds,
-        "bound_seconds": bound,
-        "fraction_of_bound": fraction,
-        **settings,
-    }
-
-
 def _real_masks():
     """Returns (masks, truth, PNG files' bytes, what they are), None where there are none."""
-    project = pathlib.Path(__file__).resolve().parents[1]
-    data = pathlib.Path(os.environ.get("OSVOS_DATA", project.parent / "shared" / "data"))
+    data = timing.data_folder()
     results = data.parent / "reference" / "osvos_author_results" / "masks"
     found = []
     for path in sorted(results.glob("*/*.png")):
@@ -146,10 +115,10 @@ def _real_masks():
 def _invented_masks():
     """Returns the same for invented masks: wobbling blobs that drift through 480 x 854."""
     randomness = np.random.default_rng(0)
-    rows, columns = np.mgrid[:480, :854]
+    rows, columns = np.indices(timing.FRAME_SIZE)
     sides = ([], [])
     for i in range(_INVENTED_FRAMES):
-        wobble = cv2.GaussianBlur(randomness.normal(size=(480, 854)), None, 12) * 12
+        wobble = cv2.GaussianBlur(randomness.normal(size=timing.FRAME_SIZE), None, 12) * 12
         for j, side in enumerate(sides):
             center = 300 + 2 * i + 6 * j
             distance = np.hypot((rows - 240) / 110, (columns - center) / 160)

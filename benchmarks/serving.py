@@ -27,9 +27,6 @@ import tempfile
 import time
 from collections.abc import Callable
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")  # as the commands have it
-
 import cv2
 import grpc
 import numpy as np
@@ -38,19 +35,19 @@ import tensorflow as tf
 from absl import app, flags, logging
 from tensorflow_serving.apis import predict_pb2
 
+from benchmarks import timing
 from osvos_tf import export, model, served_models, wire
 
-_JSON = flags.DEFINE_string("json", None, "File to write the rows to.")
 _WIDTH = flags.DEFINE_float(
     "width_multiplier",
     0.25,
     "Width of the network. A narrow one leaves less time to hide costs in.",
 )
 _FRAMES = flags.DEFINE_integer("frames", 32, "Frames in a measurement.", lower_bound=16)
-_ROUNDS = flags.DEFINE_integer("rounds", 3, "Turns of all measurements.", lower_bound=1)
+flags.adopt_module_key_flags(timing)
+flags.set_default(timing.ROUNDS, 3)
 
 _CLIENTS = (1, 4, 16)
-_SIZE = (480, 854)  # height and width of DAVIS's frames
 _NAME = "benchmark"
 _PREDICT = "/tensorflow.serving.PredictionService/Predict"
 
@@ -82,12 +79,12 @@ def main(argv):
     """Prints one row a measurement."""
     del argv
     logging.set_verbosity(logging.WARNING)  # an export has much to say
-    frame = _frame()
+    frame = timing.frame()
     settings = {
-        "size": list(_SIZE),
+        "size": list(timing.FRAME_SIZE),
         "width_multiplier": _WIDTH.value,
         "frames": _FRAMES.value,
-        "rounds": _ROUNDS.value,
+        "rounds": timing.ROUNDS.value,
         "cores": os.cpu_count(),
     }
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
@@ -98,16 +95,13 @@ def main(argv):
         options = [("grpc.max_receive_message_length", -1)]
         channel = stack.enter_context(grpc.insecure_channel(address, options))
         ways = [_pixels_by_grpc(servable, channel, frame), _jpeg_by_rest(servable, rest, frame)]
-        for _ in range(_ROUNDS.value):
+        for _ in range(timing.ROUNDS.value):
             for way in ways:
                 _take_turn(way, process)
         rows = [{**row, **settings} for way in ways for row in (*_rows(way), *_step_rows(way))]
     for row in rows:
-        fraction = row["fraction_of_bound"]
-        share = f"{fraction:8.1%} of the bound" if fraction else " " * 22
-        print(f"{row['what']:44}{row['seconds'] * 1e3:9.2f} ms{share}  {row.get('note', '')}")
-    if _JSON.value:
-        pathlib.Path(_JSON.value).write_text(json.dumps(rows, indent=1) + "\n")
+        timing.show(row)
+    timing.write(rows)
 
 
 def _pixels_by_grpc(servable, channel, frame):
@@ -193,8 +187,7 @@ def _rows(way):
         cpu = statistics.median(way.cpu_seconds[clients])
         who = f"{clients} client{'s' * (clients > 1)}" if clients else "called directly"
         yield {
-            "what": f"{way.name}, {who}",
-            "seconds": statistics.median(seconds),
+            **timing.row(f"{way.name}, {who}", statistics.median(seconds)),
             "bound_seconds": statistics.median(direct) if clients else None,
             "fraction_of_bound": statistics.median(ratios) if clients else None,
             "clients": clients,
@@ -210,16 +203,12 @@ def _step_rows(way):
     median = statistics.median(way.latencies[0])
     steps = {"the network": median}
     for what, function in way.steps.items():
-        steps[what] = _best_seconds(function)
+        steps[what] = timing.best_seconds(function, rounds=20)
     rest = statistics.median(way.latencies[1]) - sum(steps.values())
     for what, seconds in {**steps, "transport, threads, the client": rest}.items():
-        yield {
-            "what": f"{way.name}, {what}",
-            "seconds": seconds,
-            "bound_seconds": None,
-            "fraction_of_bound": None,
-            "note": f"{seconds / statistics.median(way.latencies[1]):.1%} of one client's latency",
-        }
+        share = seconds / statistics.median(way.latencies[1])
+        note = f"{share:.1%} of one client's latency"
+        yield timing.row(f"{way.name}, {what}", seconds, note=note)
 
 
 def _cpu_seconds(process):
@@ -230,22 +219,6 @@ def _cpu_seconds(process):
         return math.nan
     user, system = stat.rpartition(")")[2].split()[11:13]
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
-
-
-def _best_seconds(function, rounds=20):
-    seconds = []
-    for _ in range(rounds):
-        started = time.perf_counter()
-        function()
-        seconds.append(time.perf_counter() - started)
-    return min(seconds)
-
-
-def _frame():
-    """Returns a frame with the texture of a photograph, uint8 [480, 854, 3]."""
-    noise = np.random.default_rng(0).normal(size=(*_SIZE, 3))
-    layers = [cv2.GaussianBlur(noise, None, sigma) * sigma for sigma in (1, 4, 16, 64)]
-    return np.clip(127 + 60 * sum(layers), 0, 255).astype(np.uint8)
 
 
 @contextlib.contextmanager

@@ -30,8 +30,6 @@ no choice: its wheels come without it (no Eigen). Its fast global smoother takes
 +.0100 +.0215 or +.0061 +.0408 on 51 of the frames.
 """
 
-import json
-import pathlib
 import time
 from unittest import mock
 
@@ -40,6 +38,7 @@ import numpy as np
 from absl import app, flags
 
 import osvos_tf
+from benchmarks import timing
 from osvos_tf import davis, metrics, snapping, video
 
 _DAVIS = flags.DEFINE_string("davis", None, "DAVIS root.", required=True)
@@ -51,7 +50,7 @@ _THRESHOLD = flags.DEFINE_float(
     "contour_threshold", snapping.UCM_THRESHOLD, "Where the contour map is cut."
 )
 _TUNE = flags.DEFINE_bool("tune", False, "Try the bilateral solver's parameters instead.")
-_JSON = flags.DEFINE_string("json", None, "File to write the rows to.")
+flags.adopt_module_key_flags(timing)
 
 REDUCTION = 16  # the stride of the network's coarsest side
 JITTER_PIXELS = 4.0  # standard deviation of the boundary's displacement
@@ -85,8 +84,7 @@ def main(argv):
     else:
         predict = network(_CONTOUR.value) if _CONTOUR.value else gradient
         rows = gains(sequences, predict) + seconds(sequences, predict)
-    if _JSON.value:
-        pathlib.Path(_JSON.value).write_text(json.dumps(rows, indent=1) + "\n")
+    timing.write(rows)
 
 
 # Degraded masks and contours
@@ -189,13 +187,15 @@ def seconds(sequences, predict):
             "majority vote": lambda m=mask, s=labels: snapping.majority_vote(m, s),
             "bilateral solver": lambda p=probability, i=image: snapping.bilateral(p, i),
         }
-        times.append([_best_seconds(step) for step in steps.values()])
+        # Processor time, which other programs on the machine disturb less than the clock's.
+        best = [timing.best_seconds(s, _ROUNDS, time.process_time) for s in steps.values()]
+        times.append(best)
     spent = dict(zip(steps, np.mean(times, axis=0).tolist(), strict=True))
     spent["contours to snapped mask"] = sum(spent.values()) - spent["bilateral solver"]
     size = list(mask.shape)
     for what, value in spent.items():
         print(f"{what:32}{value * 1e3:8.1f} ms of one core, a frame of {size[0]} x {size[1]}")
-    return [_time_row(what, value) | {"size": size, "cores": 1} for what, value in spent.items()]
+    return [timing.row(what, value, size=size, cores=1) for what, value in spent.items()]
 
 
 def tune(sequences):
@@ -245,21 +245,7 @@ def _trial_row(name, value, cases):
     what = f"{name} = {value:g}"
     gain = "".join(f"{mean:+10.4f}" for mean in means.values())
     print(f"{what:28}{gain}{spent:10.3f}", flush=True)
-    return _time_row(what, spent) | means
-
-
-def _time_row(what, seconds):
-    return {"what": what, "seconds": seconds, "bound_seconds": None, "fraction_of_bound": None}
-
-
-def _best_seconds(function):
-    """Process time, which other programs on the machine disturb less than the clock's."""
-    spent = []
-    for _ in range(_ROUNDS):
-        start = time.process_time()
-        function()
-        spent.append(time.process_time() - start)
-    return min(spent)
+    return timing.row(what, spent, **means)
 
 
 if __name__ == "__main__":

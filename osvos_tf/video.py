@@ -380,12 +380,12 @@ def read_mask(path: str | os.PathLike, object_id: int | None = None) -> np.ndarr
         return _select_object(labels, object_id, is_palette, path)
     if is_palette:
         return np.where(labels == VOID, VOID, labels > 0).astype(np.uint8)
-    values = np.unique(labels)
-    if not any(set(values.tolist()) <= {0, top} for top in (1, 255, 65535)):
+    top = labels.max()
+    if top not in (0, 1, 255, 65535) or ((labels > 0) & (labels < top)).any():
         raise InputError(
             f"Wanted a mask with the values 0 and 255 (or 0 and 1), but '{path}' holds "
-            f"{_describe_values(values)}. If these are shades, threshold it and save it without "
-            "smoothing; if they are object ids, pick one with --object."
+            f"{_describe_values(np.unique(labels))}. If these are shades, threshold it and save it "
+            "without smoothing; if they are object ids, pick one with --object."
         )
     return (labels > 0).astype(np.uint8)
 

@@ -10,7 +10,7 @@ A run that was stopped goes on from its last checkpoint when the same command is
 
 from absl import flags
 
-from osvos_tf import bsds, label_maps, recipes
+from osvos_tf import recipes
 from osvos_tf.errors import InputError
 from pipelines import cli, offline
 
@@ -72,6 +72,8 @@ def _source(args):
     """Returns the annotated images and the function that reads an annotation as contours."""
     if (args.bsds is None) == (args.label_maps is None):
         raise InputError("Give one of --bsds and --label_maps: what shall the network learn from?")
+    from osvos_tf import bsds, label_maps  # they need SciPy, which --help should not wait for
+
     if args.bsds is not None:
         return bsds.read_split(args.bsds, args.split), bsds.read_contours
     return label_maps.read_folder(args.label_maps, args.images), label_maps.read_contours

@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "layers": KERAS,
     "model": {"h5py", "layers", *KERAS},
     "weights": {"model", *KERAS},
+    "cost": {"model"},
     "losses": {*TENSORS},
     "recipes": set(),
     "training": {"losses", "model", "recipes", *KERAS},
@@ -65,6 +66,7 @@ EVERYWHERE = {"errors", "files"}
 WITHOUT_TENSORFLOW = ["bsds", "contour_metrics", "davis", "errors", "files", "inference",
                       "label_maps", "metrics", "painter", "recipes", "report", "report_page",
                       "serving", "snapping", "video", "visualize"]  # fmt: skip
+HEAVY = {"aiohttp", "grpc", "higra", "keras", "requests", "scipy", "tensorflow"}  # seconds to load
 
 
 def imports(path):
@@ -153,3 +155,22 @@ def test_importing_is_silent_and_light(tmp_path):
     )
     assert (process.returncode, process.stdout, process.stderr) == (0, "", "")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "command", [path.stem for path in PIPELINES if "def run():" in path.read_text(encoding="utf-8")]
+)
+def test_help_waits_for_no_heavy_library(command):
+    """What takes long to load is loaded when it is needed: `--help` answers in half a second."""
+    process = run_python(
+        "import runpy, sys\n"
+        "sys.argv = ['command', '--help']\n"
+        "try:\n"
+        f"    runpy.run_module('pipelines.{command}', run_name='__main__')\n"
+        "except SystemExit as done:\n"
+        "    assert done.code == 0\n"
+        f"assert not {HEAVY} & set(sys.modules)",
+        REPOSITORY,
+    )
+    assert (process.returncode, process.stderr) == (0, "")
+    assert "Flags:" in process.stdout

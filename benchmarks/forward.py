@@ -1,0 +1,56 @@
+"""Times the predictor against the least time that its arithmetic takes at the machine's rate.
+
+    python -m benchmarks.forward                  # about a minute on two quiet cores
+    python -m benchmarks.forward --widths=0.5 --precisions=bfloat16 --batches=1,2,4,8
+
+The bound is the network's count of operations (`osvos_tf.cost`) at the rate of a large matrix
+product of the same precision, measured in turns with it.
+"""
+
+import functools
+
+from absl import app, flags
+
+from benchmarks import timing
+from osvos_tf import cost, model
+
+_WIDTHS = flags.DEFINE_list("widths", ["1.0", "0.5"], "Width multipliers of the network.")
+_PRECISIONS = flags.DEFINE_list("precisions", list(model.PRECISIONS), "Compute types.")
+_BATCHES = flags.DEFINE_list("batches", ["1", "4"], "Frames of a call.")
+_SIZE = flags.DEFINE_list("size", [*map(str, timing.FRAME_SIZE)], "Height and width of a frame.")
+flags.adopt_module_key_flags(timing)
+
+
+def main(argv):
+    """Prints one row a measurement."""
+    del argv
+    size = tuple(map(int, _SIZE.value))
+    frame = timing.frame(size)
+    rows = []
+    for width in map(float, _WIDTHS.value):
+        network = model.build_foreground(width_multiplier=width, start="scratch", seed=0)
+        for precision in _PRECISIONS.value:
+            probe = timing.matrix_probe(precision)
+            predictor = model.build_predictor(model.with_precision(network, precision))
+            for batch in map(int, _BATCHES.value):
+                frames = frame[None].repeat(batch, axis=0)
+                flops = cost.forward_flops(*size, batch_size=batch, width_multiplier=width)
+                call = functools.partial(predictor.predict_on_batch, frames)
+                rows.append(
+                    timing.bounded_row(
+                        f"forward, width {width:g}, {precision}, batch {batch}",
+                        *timing.turns(call, probe),
+                        flops / probe.amount,
+                        flops=flops,
+                        size=size,
+                        width_multiplier=width,
+                        precision=precision,
+                        batch_size=batch,
+                    )
+                )
+                timing.show(rows[-1])
+    timing.write(rows)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,154 @@
+"""Measures how time and peak memory grow: with frames, with their size, with the batch.
+
+    python -m benchmarks.scaling                  # about ten minutes on two quiet cores
+    python -m benchmarks.scaling --tables=frames --counts=10,2000 --json=rows.json
+
+Each case is the real `segment` in a process of its own, on invented JPEGs, with a parent network
+of random weights: what it costs does not depend on what it knows. Seconds are those of a frame, or
+of an update of the one-shot stage, what it takes to set up the network's graph included. The bound
+is the arithmetic alone, at the rate of a matrix product just before. Peak memory is the most that
+the process ever held, libraries included.
+"""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import cv2
+from absl import app, flags
+
+from benchmarks import timing
+from osvos_tf import cost, files, model, recipes, video
+
+_TABLES = flags.DEFINE_list("tables", ["frames", "size", "batch", "training"], "What to vary.")
+_WIDTH = flags.DEFINE_float("width_multiplier", 0.25, "Width of the network.")
+_COUNTS = flags.DEFINE_list("counts", ["10", "100", "500", "2000"], "Numbers of frames.")
+_HEIGHTS = flags.DEFINE_list("heights", ["240", "480", "720", "1080"], "Frame heights.")
+_BATCHES = flags.DEFINE_list("batches", ["1", "2", "4", "8"], "Frames of a batch.")
+_COUNT = flags.DEFINE_integer("count", 50, "Frames where their number does not vary.")
+_HEIGHT = flags.DEFINE_integer("height", 480, "Frame height where it does not vary.")
+_UPDATES = flags.DEFINE_integer("updates", 10, "Updates of the training table.")
+flags.adopt_module_key_flags(timing)
+
+_DISTINCT = 8  # invented frames; more are links to them
+# `segment`, with another number of frames in a call of the network.
+_WITH_BATCH = """
+import functools
+from osvos_tf import inference
+from pipelines import segment
+inference.predict_frames = functools.partial(inference.predict_frames, batch_size={})
+segment.run()
+"""
+
+
+def main(argv):
+    """Prints one row a case."""
+    del argv
+    rows = []
+    for table in _TABLES.value:
+        for case in cases(table):
+            with tempfile.TemporaryDirectory() as folder:
+                rows.append({**measure(pathlib.Path(folder), **case), "table": table})
+            timing.show(rows[-1])
+    timing.write(rows)
+
+
+def cases(table):
+    """Yields the arguments of `measure` for the rows of a table."""
+    case = {"count": _COUNT.value, "height": _HEIGHT.value}
+    values = {
+        "frames": ("count", _COUNTS.value),
+        "size": ("height", _HEIGHTS.value),
+        "batch": ("batch_size", _BATCHES.value),
+        "training": ("height", _HEIGHTS.value),
+    }
+    if table == "training":
+        case |= {"count": 1, "updates": _UPDATES.value}
+    name, varied = values[table]
+    yield from ({**case, name: int(value)} for value in varied)
+
+
+def measure(folder, *, count, height, batch_size=None, updates=0):
+    """Runs `segment` on invented frames in a process of its own; returns the row.
+
+    Args:
+        folder: an empty one, for all files.
+        count: number of frames.
+        height: of the frames in pixels; they are as wide as 16:9 makes them.
+        batch_size: frames of a call of the network; None leaves that to `segment`.
+        updates: of the one-shot stage; where there are some, the row is about them.
+    """
+    size = height, round(height * 16 / 9)
+    precision = model.choose_precision("auto")
+    arguments = _prepare(folder, size, count)
+    arguments += [f"--updates={updates}", f"--precision={precision}"]
+    program = ["-c", _WITH_BATCH.format(batch_size)] if batch_size else ["-m", "pipelines.segment"]
+    probe = timing.matrix_probe(precision)
+    probe.run()
+    flops_a_second = probe.amount / timing.best_seconds(probe.run)
+    watch = timing.Stopwatch()
+    peak = _peak_memory([sys.executable, *program, *arguments])
+    whole = watch.read()
+    seconds = json.loads((folder / "out" / "run.json").read_text())["seconds"]
+    settings = {"width_multiplier": _WIDTH.value}
+    if updates:
+        what, took = f"update at {height}p", seconds["training"] / updates
+        settings["batch_size"] = recipes.ONE_SHOTS["scratch"].batch_size
+        flops = cost.training_flops(*size, **settings)
+    else:
+        batch = f", batch {batch_size}" if batch_size else ""
+        what, took = f"frame of {count} at {height}p{batch}", seconds["inference"] / count
+        flops = cost.forward_flops(*size, **settings)
+        settings["batch_size"] = batch_size
+    return timing.row(
+        what,
+        took,
+        flops / flops_a_second,
+        peak_bytes=peak,
+        process_seconds=whole.seconds,
+        process_cpu_seconds=whole.cpu_seconds,
+        frames=count,
+        size=size,
+        updates=updates,
+        precision=precision,
+        cores=os.cpu_count(),
+        note=f"peak {peak / 2**20:.0f} MiB; the process {whole.seconds:.1f} s",
+        **settings,
+    )
+
+
+def _prepare(folder, size, count):
+    """Invents frames, a mask and a parent; returns the arguments of `segment` that name them."""
+    frames = files.ensure_writable(folder / "frames")
+    for number in range(count):
+        path = frames / f"{number:05d}.jpg"
+        if number < _DISTINCT:
+            cv2.imwrite(str(path), timing.frame(size, seed=number))
+        else:
+            os.link(frames / f"{number % _DISTINCT:05d}.jpg", path)
+    video.write_mask(folder / "mask.png", timing.disk(size))
+    parent = model.build_foreground(width_multiplier=_WIDTH.value, start="scratch", seed=0)
+    model.save_model(parent, folder / "parent.keras")
+    return [
+        f"--frames={frames}",
+        f"--mask={folder / 'mask.png'}",
+        f"--parent={folder / 'parent.keras'}",
+        f"--out={folder / 'out'}",
+    ]
+
+
+def _peak_memory(command):
+    """Runs a process to its end; returns the most bytes that it held at once."""
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,90 @@
+"""Times an update of the training loop against the least time that its arithmetic takes.
+
+    python -m benchmarks.training_step            # about three minutes on two quiet cores
+    python -m benchmarks.training_step --widths=0.5 --batches=2 --size=240,427
+
+An update is what `training.train` does for the one-shot stage on one batch: forward pass, gradients
+and Adam's change of the weights; `sides` takes the loss of the side outputs too. Bound and turns
+are those of `benchmarks.forward`.
+"""
+
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+from absl import app, flags
+
+from benchmarks import timing
+from osvos_tf import cost, model, recipes, training
+
+_WIDTHS = flags.DEFINE_list("widths", ["1.0", "0.5"], "Width multipliers of the network.")
+_PRECISIONS = flags.DEFINE_list("precisions", list(model.PRECISIONS), "Compute types.")
+_BATCHES = flags.DEFINE_list("batches", ["1"], "Views of an update.")
+_SIZE = flags.DEFINE_list("size", [*map(str, timing.FRAME_SIZE)], "Height and width of a view.")
+flags.adopt_module_key_flags(timing)
+
+
+def main(argv):
+    """Prints one row a measurement."""
+    del argv
+    size = tuple(map(int, _SIZE.value))
+    rows = []
+    for width in map(float, _WIDTHS.value):
+        network = model.build_foreground(width_multiplier=width, start="scratch", seed=0)
+        for precision in _PRECISIONS.value:
+            recast = model.with_precision(network, precision)
+            for batch in map(int, _BATCHES.value):
+                for sides in (False, True):
+                    stage = dataclasses.replace(
+                        recipes.ONE_SHOT_SCRATCH, batch_size=batch, side_weight=0.5 * sides
+                    )
+                    spent = update_turns(recast, stage, size, precision)
+                    rows.append(_row(spent, size, width, precision, batch, sides))
+                    timing.show(rows[-1], width=56)
+    timing.write(rows)
+
+
+def update_turns(network, stage, size, precision):
+    """Trains on an invented batch, in `--rounds` turns with a matrix product.
+
+    Args:
+        network: changed in place.
+        stage: a `recipes.Stage`.
+        size: (height, width) of the views.
+        precision: of the network, and of the product.
+
+    Returns:
+        (updates, products): a `timing.Spent` a turn, of both, after one that does not count.
+    """
+    probe = timing.matrix_probe(precision)
+    image, mask = timing.frame(size).astype(np.float32), timing.disk(size)[..., None]
+    views = tf.data.Dataset.from_tensors((image, mask)).repeat().batch(stage.batch_size).prefetch(2)
+    updates, products = [], []
+    watch = timing.Stopwatch()
+
+    def on_update(update, loss):
+        updates.append(watch.read())
+        products.append(timing.spent(probe.run))
+        watch.restart()
+
+    stage = dataclasses.replace(stage, first_update=0, updates=timing.ROUNDS.value + 1)
+    training.train(network, views, stage, on_update=on_update)
+    return updates[1:], products[1:]
+
+
+def _row(spent, size, width, precision, batch, sides):
+    settings = {"batch_size": batch, "width_multiplier": width, "sides": sides}
+    flops = cost.training_flops(*size, **settings)
+    return timing.bounded_row(
+        f"update, width {width:g}, {precision}, batch {batch}{', sides' * sides}",
+        *spent,
+        flops / (2 * timing.MATRIX**3),
+        flops=flops,
+        size=size,
+        precision=precision,
+        **settings,
+    )
+
+
+if __name__ == "__main__":
+    app.run(main)
