@@ -16,6 +16,7 @@ import pathlib
 import numpy as np
 from absl import app, flags
 
+from benchmarks import timing
 from osvos_tf import davis, metrics, video
 from pipelines import cli, segment
 
@@ -25,8 +26,8 @@ _SPLIT = flags.DEFINE_string("split", "val", "Name of a list in ImageSets.")
 _SEQUENCES = flags.DEFINE_list("sequences", [], "Sequences, by comma; unset: all of the split.")
 _VARIANTS = flags.DEFINE_list("variants", [], "Variants, by comma; unset: all.")
 _OUT = flags.DEFINE_string("out", None, "Folder for the results of segment.", required=True)
-_JSON = flags.DEFINE_string("json", None, "File to write the rows to.")
 _SVG = flags.DEFINE_string("svg", None, "File to draw the curve to.")
+flags.adopt_module_key_flags(timing)
 
 _PLAIN = ["--recipe=plain", "--height=480", "--nofollow"]
 VARIANTS = {
@@ -57,8 +58,7 @@ def main(argv):
             f"{means['updates']:9.0f}{means['frames_per_second']:10.1f}",
             flush=True,
         )
-    if _JSON.value:
-        pathlib.Path(_JSON.value).write_text(json.dumps(rows, indent=1) + "\n")
+    timing.write(rows)
     if _SVG.value:
         pathlib.Path(_SVG.value).write_text(draw(rows))
 
