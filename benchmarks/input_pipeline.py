@@ -114,9 +114,8 @@ def _seconds_of_a_view(stage, size, width):
     network = model.build_foreground(width_multiplier=width, start="scratch", seed=0)
     stage = dataclasses.replace(stage, accumulation=1)
     full = size or timing.FRAME_SIZE
-    updates, _ = training_step.update_turns(
-        model.with_precision(network, precision), stage, full, precision
-    )
+    network, probe = model.with_precision(network, precision), timing.matrix_probe(precision)
+    updates, _ = training_step.update_turns(network, stage, full, probe)
     seconds = statistics.median(each.seconds for each in updates) / stage.batch_size
     scales = stage.augmentation.scales or (1.0,)
     sizes = [[round(side * scale) for side in full] for scale in scales]
