@@ -7,7 +7,7 @@ The bound is the network's count of operations (`osvos_tf.cost`) at the rate of 
 product of the same precision, measured in turns with it.
 """
 
-import functools
+import itertools
 
 from absl import app, flags
 
@@ -25,31 +25,31 @@ def main(argv):
     """Prints one row a measurement."""
     del argv
     size = tuple(map(int, _SIZE.value))
-    frame = timing.frame(size)
     rows = []
-    for width in map(float, _WIDTHS.value):
+    for width, precision in itertools.product(map(float, _WIDTHS.value), _PRECISIONS.value):
         network = model.build_foreground(width_multiplier=width, start="scratch", seed=0)
-        for precision in _PRECISIONS.value:
-            probe = timing.matrix_probe(precision)
-            predictor = model.build_predictor(model.with_precision(network, precision))
-            for batch in map(int, _BATCHES.value):
-                frames = frame[None].repeat(batch, axis=0)
-                flops = cost.forward_flops(*size, batch_size=batch, width_multiplier=width)
-                call = functools.partial(predictor.predict_on_batch, frames)
-                rows.append(
-                    timing.bounded_row(
-                        f"forward, width {width:g}, {precision}, batch {batch}",
-                        *timing.turns(call, probe),
-                        flops / probe.amount,
-                        flops=flops,
-                        size=size,
-                        width_multiplier=width,
-                        precision=precision,
-                        batch_size=batch,
-                    )
-                )
-                timing.show(rows[-1])
+        predictor = model.build_predictor(model.with_precision(network, precision))
+        for batch in map(int, _BATCHES.value):
+            rows.append(measure(predictor, size, width, precision, batch))
+            timing.show(rows[-1])
     timing.write(rows)
+
+
+def measure(predictor, size, width, precision, batch):
+    """Returns the row of one case."""
+    frames = timing.frame(size)[None].repeat(batch, axis=0)
+    probe = timing.matrix_probe(precision)
+    settings = {"batch_size": batch, "width_multiplier": width}
+    flops = cost.forward_flops(*size, **settings)
+    return timing.bounded_row(
+        f"forward, width {width:g}, {precision}, batch {batch}",
+        *timing.turns(lambda: predictor.predict_on_batch(frames), probe),
+        flops / probe.amount,
+        flops=flops,
+        size=size,
+        precision=precision,
+        **settings,
+    )
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ bytes to one file a shard. A view is compared with decoding its frame without au
 with the time that an update spends on it: an input pipeline should be 20 times as quick.
 """
 
+import collections
 import dataclasses
 import functools
 import itertools
@@ -31,6 +32,7 @@ flags.set_default(timing.ROUNDS, 3)
 
 _WIDTHS = {"paper": 1.0, "scratch": 0.5}  # of the networks that the recipes are meant for
 _SHARDS = 8  # as davis_to_tfrecord's
+_READY = 8  # elements that a dataset may hold finished, at most
 _TARGET = 20  # views in the time that an update spends on one
 
 
@@ -85,14 +87,15 @@ def view_rows(records, stage, recipe, width):
         .map(functools.partial(tfrecord.parse, size=size), tf.data.AUTOTUNE)
         .prefetch(tf.data.AUTOTUNE)
     )
-    decode = timing.Probe(lambda: _draw(decoded, _VIEWS.value), _VIEWS.value)
     batches = _VIEWS.value // stage.batch_size
-    drawn, plain = timing.turns(lambda: _draw(views, batches), decode)
+    turns = range(timing.ROUNDS.value)
+    spent = zip(
+        *((_draw(views, batches), _draw(decoded, _VIEWS.value)) for _ in turns), strict=True
+    )
     step = _seconds_of_a_view(stage, size, width)
     row = timing.bounded_row(
         f"{_VIEWS.value} views of {stage.name}, {recipe} recipe",
-        drawn,
-        plain,
+        *spent,
         1,
         views=_VIEWS.value,
         height=stage.height,
@@ -114,9 +117,8 @@ def _seconds_of_a_view(stage, size, width):
     network = model.build_foreground(width_multiplier=width, start="scratch", seed=0)
     stage = dataclasses.replace(stage, accumulation=1)
     full = size or timing.FRAME_SIZE
-    updates, _ = training_step.update_turns(
-        model.with_precision(network, precision), stage, full, precision
-    )
+    network, probe = model.with_precision(network, precision), timing.matrix_probe(precision)
+    updates, _ = training_step.update_turns(network, stage, full, probe)
     seconds = statistics.median(each.seconds for each in updates) / stage.batch_size
     scales = stage.augmentation.scales or (1.0,)
     sizes = [[round(side * scale) for side in full] for scale in scales]
@@ -125,8 +127,10 @@ def _seconds_of_a_view(stage, size, width):
 
 
 def _draw(iterator, count):
-    for _ in itertools.islice(iterator, count):
+    """Draws so many elements; returns what that took, once those that lay ready are used up."""
+    for _ in itertools.islice(iterator, _READY):
         pass
+    return timing.spent(lambda: collections.deque(itertools.islice(iterator, count), maxlen=0))
 
 
 def _distinct(stages):

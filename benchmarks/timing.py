@@ -150,17 +150,15 @@ def bounded_row(what, works, probes, scale, **settings):
     )
 
 
-def show(row, width=44):
+def show(row):
     """Prints a row; its `note`, if it has one, comes last. Returns the row."""
     share = " " * 22
     if row["fraction_of_bound"]:
         share = f"{row['fraction_of_bound']:8.1%} of the bound"
     if "median_fraction" in row:
         share += f" (median {row['median_fraction']:.1%}, of processor {row['cpu_fraction']:.1%})"
-    print(
-        f"{row['what']:{width}}{row['seconds'] * 1e3:10.2f} ms{share}  {row.get('note', '')}",
-        flush=True,
-    )
+    line = f"{row['what']:52}{row['seconds'] * 1e3:10.2f} ms{share}  {row.get('note', '')}"
+    print(line.rstrip(), flush=True)
     return row
 
 

@@ -9,6 +9,7 @@ are those of `benchmarks.forward`.
 """
 
 import dataclasses
+import itertools
 
 import numpy as np
 import tensorflow as tf
@@ -29,61 +30,57 @@ def main(argv):
     del argv
     size = tuple(map(int, _SIZE.value))
     rows = []
-    for width in map(float, _WIDTHS.value):
+    for width, precision in itertools.product(map(float, _WIDTHS.value), _PRECISIONS.value):
         network = model.build_foreground(width_multiplier=width, start="scratch", seed=0)
-        for precision in _PRECISIONS.value:
-            recast = model.with_precision(network, precision)
-            for batch in map(int, _BATCHES.value):
-                for sides in (False, True):
-                    stage = dataclasses.replace(
-                        recipes.ONE_SHOT_SCRATCH, batch_size=batch, side_weight=0.5 * sides
-                    )
-                    spent = update_turns(recast, stage, size, precision)
-                    rows.append(_row(spent, size, width, precision, batch, sides))
-                    timing.show(rows[-1], width=56)
+        network = model.with_precision(network, precision)
+        for batch, sides in itertools.product(map(int, _BATCHES.value), (False, True)):
+            rows.append(measure(network, size, width, precision, batch, sides))
+            timing.show(rows[-1])
     timing.write(rows)
 
 
-def update_turns(network, stage, size, precision):
-    """Trains on an invented batch, in `--rounds` turns with a matrix product.
-
-    Args:
-        network: changed in place.
-        stage: a `recipes.Stage`.
-        size: (height, width) of the views.
-        precision: of the network, and of the product.
-
-    Returns:
-        (updates, products): a `timing.Spent` a turn, of both, after one that does not count.
-    """
+def measure(network, size, width, precision, batch, sides):
+    """Returns the row of one case."""
+    stage = dataclasses.replace(recipes.ONE_SHOT_SCRATCH, batch_size=batch, side_weight=0.5 * sides)
     probe = timing.matrix_probe(precision)
-    image, mask = timing.frame(size).astype(np.float32), timing.disk(size)[..., None]
-    views = tf.data.Dataset.from_tensors((image, mask)).repeat().batch(stage.batch_size).prefetch(2)
-    updates, products = [], []
-    watch = timing.Stopwatch()
-
-    def on_update(update, loss):
-        updates.append(watch.read())
-        products.append(timing.spent(probe.run))
-        watch.restart()
-
-    stage = dataclasses.replace(stage, first_update=0, updates=timing.ROUNDS.value + 1)
-    training.train(network, views, stage, on_update=on_update)
-    return updates[1:], products[1:]
-
-
-def _row(spent, size, width, precision, batch, sides):
     settings = {"batch_size": batch, "width_multiplier": width, "sides": sides}
     flops = cost.training_flops(*size, **settings)
     return timing.bounded_row(
         f"update, width {width:g}, {precision}, batch {batch}{', sides' * sides}",
-        *spent,
-        flops / (2 * timing.MATRIX**3),
+        *update_turns(network, stage, size, probe),
+        flops / probe.amount,
         flops=flops,
         size=size,
         precision=precision,
         **settings,
     )
+
+
+def update_turns(network, stage, size, probe):
+    """Trains on an invented batch, in `--rounds` turns with a probe.
+
+    Args:
+        network: changed in place.
+        stage: a `recipes.Stage`.
+        size: (height, width) of the views.
+        probe: a `timing.Probe`.
+
+    Returns:
+        (updates, probes): a `timing.Spent` a turn, of both, after one that does not count.
+    """
+    image, mask = timing.frame(size).astype(np.float32), timing.disk(size)[..., None]
+    views = tf.data.Dataset.from_tensors((image, mask)).repeat().batch(stage.batch_size).prefetch(2)
+    updates, probes = [], []
+    watch = timing.Stopwatch()
+
+    def on_update(update, loss):
+        updates.append(watch.read())
+        probes.append(timing.spent(probe.run))
+        watch.restart()
+
+    stage = dataclasses.replace(stage, first_update=0, updates=timing.ROUNDS.value + 1)
+    training.train(network, views, stage, on_update=on_update)
+    return updates[1:], probes[1:]
 
 
 if __name__ == "__main__":
