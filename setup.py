@@ -15,7 +15,8 @@ REQUIREMENTS = [
     # OpenCV: video, drawing, boundaries, thinning of contours. Headless: no display libraries.
     "opencv-contrib-python-headless>=4.9,<6",
     "pillow>=10.1,<14",  # palette masks: OpenCV turns palette indices into colours
-    "scipy>=1.11,<2",  # .mat files: ground truth of BSDS500, label maps; the tests' matching
+    "scipy>=1.11,<2",  # .mat files: ground truth of BSDS500, label maps, weights
+    "h5py>=3.10,<4",  # weights in HDF5, as Keras distributes VGG16; Keras brings it anyway
     "higra>=0.6.6,<0.7",  # graph hierarchies: the tree in which superpixels merge, for snapping
     "absl-py>=2.0,<3",  # the commands' flags
     "jinja2>=3.1,<4",  # report.html: loops, and escaping of the names that users give
@@ -39,7 +40,7 @@ EXTRAS = {
 }
 COMMANDS = [
     "davis_to_tfrecord", "train_parent", "train_contour", "segment", "evaluate",
-    "export_saved_model", "serve", "query", "demo",
+    "import_weights", "export_saved_model", "serve", "query", "demo",
 ]  # fmt: skip
 
 setup(
