@@ -82,7 +82,7 @@ def open_tensors(path: str | os.PathLike) -> Iterator[dict[str, Tensor]]:
 
     Raises:
         ValueError: damaged, of another layout, or more than tensors; nothing in it was run.
-        zipfile.BadZipFile: a damaged archive, also at reading a tensor.
+        zipfile.BadZipFile: a damaged archive.
     """
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
@@ -125,7 +125,10 @@ def _member(archive, name):
     # PyTorch stores; what is compressed could be a thousand times as large as the file.
     if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
         raise ValueError(f"an archive with compressed files ({name}), which PyTorch does not write")
-    return archive.read(name)
+    try:
+        return archive.read(name)
+    except (zipfile.BadZipFile, EOFError, OSError, RuntimeError) as error:
+        raise ValueError(f"damaged at {name} ({type(error).__name__}: {error})") from error
 
 
 def _read_legacy(data):
