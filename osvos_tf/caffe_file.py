@@ -61,7 +61,7 @@ def read_blobs(content: memoryview) -> dict[str, list[Blob]]:
         if number not in _LAYERS or wire != _BYTES:
             continue
         name, blobs = _layer(value, *_LAYERS[number])
-        if name in layers:
+        if blobs and name in layers:
             raise ValueError(f"two layers called {name!r}")
         if blobs:
             layers[name] = blobs

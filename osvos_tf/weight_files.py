@@ -31,6 +31,14 @@ KINDS = {
     "mat": "a MATLAB file",
     "caffe": "a Caffe model",
 }
+_DAMAGES = (
+    ValueError,
+    OSError,  # h5py
+    RuntimeError,  # zipfile, h5py
+    zipfile.BadZipFile,
+    tf.errors.OpError,
+    IndexError,  # TensorFlow, where a checkpoint ends too early
+)
 _CHECKPOINT_PARTS = re.compile(r"\.(index|meta|data-\d{5}-of-\d{5})$")
 _TABLE_END = bytes.fromhex("57fb808b247547db")  # of a checkpoint's index, or of a whole V1 one
 _NPY_START = b"\x93NUMPY"
@@ -97,7 +105,7 @@ def open_arrays(path, kind: str) -> Iterator[dict[str, Any]]:
             yield arrays
     except InputError:
         raise
-    except (ValueError, OSError, RuntimeError, zipfile.BadZipFile, tf.errors.OpError) as error:
+    except _DAMAGES as error:
         raise InputError(
             f"{path} cannot be read as {KINDS[kind]}: {error}. Is it damaged or incomplete?"
         ) from error

@@ -6,6 +6,7 @@ else it may hold. All layouts walk the same table of layers.
 
 import collections
 import dataclasses
+import itertools
 import os
 import pathlib
 import re
@@ -293,8 +294,8 @@ def import_network(path, file_format="auto"):
 def _check_trunk(network):
     """Raises where a network cannot take VGG16's weights."""
     channels = [count for blocks, count in VGG_BLOCKS for _ in range(blocks)]
-    for name, before, wanted in zip(TRUNK, [3, *channels], channels, strict=False):
-        wanted = (3, 3, before, wanted)
+    for name, (before, after) in zip(TRUNK, itertools.pairwise([3, *channels]), strict=True):
+        wanted = (3, 3, before, after)
         found = network.get_layer(name).get_weights()[0].shape
         if found != wanted:
             raise InputError(
@@ -341,10 +342,10 @@ def _fill(network, rows, arrays, layout, path, upsamplers=()):
         InputError: an array is missing, left over, of another shape, or not what it should be.
     """
     names = {ours: layout.names(row) for ours, row in rows.items()}
-    scores = [ours for ours in names if ours.startswith("score_")]
-    if not layout.has_scores and not any(name in arrays for ours in scores for name in names[ours]):
-        for ours in scores:
-            del names[ours]
+    scores = {ours: names[ours] for ours in names if ours.startswith("score_")}
+    if layout.has_scores or any(name in arrays for pair in scores.values() for name in pair):
+        scores = {}
+    names = {ours: pair for ours, pair in names.items() if ours not in scores}
     problems = collections.defaultdict(list)
     values = {
         ours: [
@@ -363,10 +364,12 @@ def _fill(network, rows, arrays, layout, path, upsamplers=()):
         problems["left over"] = left_over
     if problems:
         found = "; ".join(f"{what}: {_listed(names)}" for what, names in problems.items())
-        raise InputError(f"{path} is not the {layout.title} as it should be. {found}.")
+        raise InputError(
+            f"{path} has the names of the {layout.title}, but what it holds does not fit. {found}."
+        )
     if layout.first is not None:
         values["block1_conv1"] = layout.first(*values["block1_conv1"])
-    for ours in scores:
+    for ours in scores:  # which the file lacks
         network.get_layer(ours).set_weights([np.zeros((1, 1, SIDE_CHANNELS, 1)), np.zeros(1)])
     for ours, pair in values.items():
         network.get_layer(ours).set_weights(pair)

@@ -13,6 +13,7 @@ import types
 import zipfile
 
 import numpy as np
+import tensorflow as tf
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 # Ours, Caffe's, TensorFlow's (below osvos/), PyTorch's, shape (out, in, height, width).
@@ -115,6 +116,24 @@ def caffe_layers(arrays, *, scores=True, contour=False):
             name = f"upsample{stride}_contour" if contour else name
             layers[name] = [bilinear(stride, channels), np.zeros(channels, np.float32)]
     return layers
+
+
+def write_checkpoint(path, arrays):
+    """A checkpoint as TensorFlow 1 left it: by a saver of graph variables."""
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        for name, array in arrays.items():
+            tf.compat.v1.get_variable(name, initializer=tf.constant(array), use_resource=False)
+        session.run(tf.compat.v1.global_variables_initializer())
+        tf.compat.v1.train.Saver().save(session, str(path))
+
+
+def write_v1_checkpoint(path, arrays):
+    """A checkpoint of the first version, one file, as TF-Slim's are."""
+    tf.raw_ops.Save(
+        filename=str(path),
+        tensor_names=list(arrays),
+        data=[tf.constant(a) for a in arrays.values()],
+    )
 
 
 class _Storage:
