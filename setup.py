@@ -11,12 +11,12 @@ VERSION = re.search(r'__version__ = "(.+?)"', (ROOT / "osvos_tf/__init__.py").re
 REQUIREMENTS = [
     "tensorflow>=2.15,<2.22",  # the networks, tf.data, training and serving
     "keras>=2.15,<4",  # the functional graphs and the .keras format
-    "h5py>=3.10,<4",  # weights inside .keras files (Keras brings it anyway): half-size storage
     "numpy>=1.26,<3",  # arrays in metrics, inference and snapping
     # OpenCV: video, drawing, boundaries, thinning of contours. Headless: no display libraries.
     "opencv-contrib-python-headless>=4.9,<6",
     "pillow>=10.1,<14",  # palette masks: OpenCV turns palette indices into colours
-    "scipy>=1.11,<2",  # .mat files: ground truth of BSDS500, label maps; the tests' matching
+    "scipy>=1.11,<2",  # .mat files: ground truth of BSDS500, label maps, weights
+    "h5py>=3.10,<4",  # weights: VGG16 as Keras distributes it, half-size .keras files; Keras brings it
     "higra>=0.6.6,<0.7",  # graph hierarchies: the tree in which superpixels merge, for snapping
     "absl-py>=2.0,<3",  # the commands' flags
     "jinja2>=3.1,<4",  # report.html: loops, and escaping of the names that users give
@@ -44,7 +44,7 @@ EXTRAS = {
 }
 COMMANDS = [
     "davis_to_tfrecord", "train_parent", "train_contour", "segment", "evaluate",
-    "export_saved_model", "serve", "query", "demo",
+    "import_weights", "export_saved_model", "serve", "query", "demo",
 ]  # fmt: skip
 
 setup(

@@ -43,7 +43,9 @@ def define_flags(flag_values, task):
     flags.DEFINE_string(
         "weights",
         "imagenet",
-        "Where training starts: imagenet, random, or a .keras file of this package.",
+        "Where training starts: imagenet, random, or a file: a .keras model of this package, or "
+        "VGG16 as Keras (HDF5), TF-Slim (checkpoint), torchvision, Caffe or the authors "
+        "(vgg_caffe.mat) have it.",
         flag_values=flag_values,
     )
     flags.DEFINE_enum(
@@ -160,7 +162,10 @@ def _check(args):
 
 def _initial(args, task, model):
     """Returns the network with its first weights."""
-    if args.weights not in ("imagenet", "random"):
+    from osvos_tf import weight_files, weights
+
+    is_file = args.weights not in ("imagenet", "random")
+    if is_file and weight_files.recognise(args.weights) == "keras":
         return model.load_model(args.weights)
     scratch = args.recipe == "scratch" and args.weights == "random"
     network = getattr(model, task.network)(
@@ -168,9 +173,9 @@ def _initial(args, task, model):
         start="scratch" if scratch else "imagenet",
         seed=args.seed,
     )
-    if args.weights == "imagenet":
-        from osvos_tf import weights
-
+    if is_file:
+        weights.load_vgg16(network, args.weights)
+    elif args.weights == "imagenet":
         weights.load_imagenet(network)
     return network
 

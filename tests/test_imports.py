@@ -31,8 +31,13 @@ MAY_IMPORT = {
     # The networks and their training.
     "layers": KERAS,
     "model": {"h5py", "layers", *KERAS},
-    "weights": {"model", *KERAS},
     "cost": {"model"},
+    # What others trained: files of their formats, and their names for the networks' layers.
+    "plain_pickle": set(),
+    "torch_file": {"plain_pickle", "numpy"},
+    "caffe_file": {"numpy"},
+    "weight_files": {"caffe_file", "plain_pickle", "torch_file", "h5py", "scipy", *TENSORS},
+    "weights": {"layers", "model", "weight_files", *KERAS},
     "losses": {*TENSORS},
     "recipes": set(),
     "training": {"losses", "model", "recipes", *KERAS},
@@ -63,9 +68,10 @@ MAY_IMPORT = {
     },
 }
 EVERYWHERE = {"errors", "files"}
-WITHOUT_TENSORFLOW = ["bsds", "contour_metrics", "davis", "errors", "files", "inference",
-                      "label_maps", "metrics", "painter", "recipes", "report", "report_page",
-                      "serving", "snapping", "video", "visualize"]  # fmt: skip
+WITHOUT_TENSORFLOW = ["bsds", "caffe_file", "contour_metrics", "davis", "errors", "files",
+                      "inference", "label_maps", "metrics", "painter", "plain_pickle", "recipes",
+                      "report", "report_page", "serving", "snapping", "torch_file", "video",
+                      "visualize"]  # fmt: skip
 HEAVY = {"aiohttp", "grpc", "higra", "keras", "requests", "scipy", "tensorflow"}  # seconds to load
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import foreign
 import numpy as np
 import pytest
 
@@ -147,8 +148,26 @@ def test_weights_that_are_no_model_are_explained(fake_records, tmp_path):
     flags = tiny(fake_records, tmp_path / "run", weights=text)
     assert_refused(run(**flags), "leave out --width_multiplier")
     del flags["width_multiplier"]
-    assert_refused(run(**flags), str(text), "is not a .keras file")
+    assert_refused(run(**flags), str(text), "is not a .keras file", "a PyTorch file")
     assert not (tmp_path / "run" / "parent.keras").exists()
+
+
+@pytest.mark.slow
+def test_training_starts_from_vgg16_in_a_file(fake_records, tmp_path):
+    arrays = foreign.random_arrays(foreign.TRUNK)
+    state = {}
+    for (ours, *_), place in zip(foreign.TRUNK, foreign.TORCHVISION, strict=True):
+        state[f"features.{place}.weight"], state[f"features.{place}.bias"] = arrays[ours]
+    foreign.write_torch_zip(tmp_path / "vgg16", state)
+    flags = tiny(fake_records, tmp_path / "run", weights=tmp_path / "vgg16", updates=1)
+    del flags["width_multiplier"]
+    process = run(**flags)
+    assert process.returncode == 0, process.stderr
+    network = model.load_model(tmp_path / "run" / "parent.keras")
+    assert network.get_layer("preprocess").scale == 1.0
+    found = network.get_layer("block4_conv2").get_weights()[0]
+    moved = np.abs(found - arrays["block4_conv2"][0].transpose(2, 3, 1, 0))
+    assert 0 < moved.max() < 1e-3
 
 
 def test_help_names_every_flag_and_exits_well():

@@ -1,0 +1,163 @@
+"""A reader of pickles that runs no code: numbers, texts, containers, and what the caller allows.
+
+Python's own unpickler calls any function that a file names. This one is a small machine over the
+opcodes that state dicts and arrays are made of; it knows no way to import, and calls only the
+functions in the table that it is given. Lengths are those of the file: nothing is allocated for a
+length that a file merely claims.
+"""
+
+import pickletools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+# Opcodes whose argument is the value itself. Texts of Python 2 (the STRING family) are read as
+# Latin-1, which keeps bytes as they are.
+_VALUES = {
+    "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT",
+    "STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE",
+    "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8",
+}  # fmt: skip
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+_EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list}
+_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+_PUTS = {"PUT", "BINPUT", "LONG_BINPUT"}
+_GETS = {"GET", "BINGET", "LONG_BINGET"}
+_NOTHING = {"PROTO", "FRAME", "STOP"}
+
+
+def load(
+    file: Any,
+    functions: Mapping[str, Any] | None = None,
+    persistent: Callable[[tuple], Any] | None = None,
+) -> Any:
+    """Reads one pickle of protocol 2 or later.
+
+    Args:
+        file: bytes, or a file whose `read` and `readline` return no more than there is (an
+            `mmap`); it is left behind the pickle.
+        functions: all that the pickle may name, by "module.name". What can be called is called
+            where the pickle asks for it; its result may have a `__setstate__`.
+        persistent: makes an object of what a pickle says about one that lies outside of it.
+
+    Raises:
+        ValueError: no pickle, a damaged one, or one that asks for anything else.
+    """
+    machine = _Machine(functions or {}, persistent)
+    try:
+        for opcode, argument, _ in pickletools.genops(file):
+            machine.step(opcode.name, argument)
+        return machine.stack.pop()
+    except (AttributeError, LookupError, OverflowError, TypeError) as error:
+        raise ValueError(f"damaged pickle ({type(error).__name__}: {error})") from error
+
+
+class _Machine:
+    def __init__(self, functions, persistent):
+        self.functions, self.persistent = functions, persistent
+        self.stack, self.marks, self.memo = [], [], {}
+
+    def step(self, name, argument):
+        """Follows one opcode."""
+        stack = self.stack
+        if name in _VALUES:
+            stack.append(argument)
+        elif name in _CONSTANTS:
+            stack.append(_CONSTANTS[name])
+        elif name in _EMPTY:
+            stack.append(_EMPTY[name]())
+        elif name in _TUPLES:
+            stack.append(tuple(self._pop(_TUPLES[name])))
+        elif name in _PUTS:
+            self.memo[argument] = stack[-1]
+        elif name in _GETS:
+            stack.append(self.memo[argument])
+        elif name == "GLOBAL":
+            stack.append(self._named(*argument.split(" ", 1)))
+        elif name in self.STEPS:
+            self.STEPS[name](self)
+        elif name not in _NOTHING:
+            raise ValueError(f"a pickle with the opcode {name}, which no plain data needs")
+
+    def _mark(self):
+        self.marks.append(len(self.stack))
+
+    def _memoize(self):
+        self.memo[len(self.memo)] = self.stack[-1]
+
+    def _tuple(self):
+        self.stack.append(tuple(self._pop_to_mark()))
+
+    def _append(self):
+        (value,) = self._pop(1)
+        self._top(list).append(value)
+
+    def _appends(self):
+        values = self._pop_to_mark()
+        self._top(list).extend(values)
+
+    def _setitem(self):
+        key, value = self._pop(2)
+        self._set(self._top(dict), key, value)
+
+    def _setitems(self):
+        items = self._pop_to_mark()
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            self._set(self._top(dict), key, value)
+
+    def _stack_global(self):
+        self.stack.append(self._named(*self._pop(2)))
+
+    def _reduce(self):
+        function, arguments = self._pop(2)
+        self.stack.append(function(*arguments))
+
+    def _build(self):
+        (state,) = self._pop(1)
+        made = self.stack[-1]
+        if not isinstance(made, dict):  # a dict's attributes are not its content
+            made.__setstate__(state)
+
+    def _binpersid(self):
+        (about,) = self._pop(1)
+        self.stack.append(self.persistent(about))
+
+    STEPS = {  # noqa: RUF012
+        "MARK": _mark,
+        "MEMOIZE": _memoize,
+        "TUPLE": _tuple,
+        "APPEND": _append,
+        "APPENDS": _appends,
+        "SETITEM": _setitem,
+        "SETITEMS": _setitems,
+        "STACK_GLOBAL": _stack_global,
+        "REDUCE": _reduce,
+        "BUILD": _build,
+        "BINPERSID": _binpersid,
+    }
+
+    def _named(self, module, name):
+        if f"{module}.{name}" not in self.functions:
+            raise ValueError(
+                f"a pickle that asks for {module}.{name}, which no array needs; nothing was run"
+            )
+        return self.functions[f"{module}.{name}"]
+
+    def _pop(self, count):
+        values = [self.stack.pop() for _ in range(count)]
+        return values[::-1]
+
+    def _pop_to_mark(self):
+        at = self.marks.pop()
+        values = self.stack[at:]
+        del self.stack[at:]
+        return values
+
+    def _top(self, kind):
+        if not isinstance(self.stack[-1], kind):
+            raise TypeError(f"wanted a {kind.__name__}, got a {type(self.stack[-1]).__name__}")
+        return self.stack[-1]
+
+    def _set(self, items, key, value):
+        if not isinstance(key, (str, int, bytes)):  # tuples of tuples can take forever to hash
+            raise TypeError(f"a {type(key).__name__} as a key")
+        items[key] = value

@@ -1,0 +1,59 @@
+r"""Imports a network that the authors of OSVOS released: parent, specialist or contour network.
+
+    python -m pipelines.import_weights --source=OSVOS_parent/OSVOS_parent.ckpt-50000 \
+        --out=parent.keras
+
+reads the files of their TensorFlow version (a checkpoint by its prefix, or the dict of arrays in
+an .npy file), PyTorch version (.pth) or Caffe version (.caffemodel), without any of the three.
+Use the result with `segment --recipe=paper`. About ten seconds, most of them for starting
+TensorFlow.
+"""
+
+import pathlib
+
+from absl import flags
+
+from osvos_tf import files
+from osvos_tf.errors import InputError
+from pipelines import cli
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_string(
+    "source",
+    None,
+    "The released file; a TensorFlow checkpoint by its prefix.",
+    required=True,
+    flag_values=FLAGS,
+)
+flags.DEFINE_enum(
+    "format",
+    "auto",
+    ["auto", "tf", "pytorch", "caffe"],
+    "Which of the authors' versions wrote it; auto: its content tells.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_string("out", None, "The model, a .keras file.", required=True, flag_values=FLAGS)
+
+
+def main(args):
+    """Flags -> `weights.import_network` -> the model's file."""
+    out = pathlib.Path(args.out)
+    if out.suffix != ".keras" or out.is_dir():
+        raise InputError(f"Wanted a .keras file for the model, got --out={args.out}.")
+
+    cli.import_tensorflow()
+    from osvos_tf import model, weights
+
+    network = weights.import_network(args.source, args.format)
+    files.ensure_writable(out.parent)
+    model.save_model(network, out)
+    print(f"Wrote {out}: a {network.name} network, crop {network.get_layer('fused').crop!r}.")
+
+
+def run():
+    """The console command."""
+    cli.run(main, FLAGS, __doc__)
+
+
+if __name__ == "__main__":
+    run()
