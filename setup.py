@@ -16,7 +16,7 @@ REQUIREMENTS = [
     "opencv-contrib-python-headless>=4.9,<6",
     "pillow>=10.1,<14",  # palette masks: OpenCV turns palette indices into colours
     "scipy>=1.11,<2",  # .mat files: ground truth of BSDS500, label maps, weights
-    "h5py>=3.10,<4",  # weights: VGG16 as Keras distributes it, half-size .keras files; Keras brings it
+    "h5py>=3.10,<4",  # VGG16 as Keras distributes it, half-size .keras files; Keras brings it
     "higra>=0.6.6,<0.7",  # graph hierarchies: the tree in which superpixels merge, for snapping
     "absl-py>=2.0,<3",  # the commands' flags
     "jinja2>=3.1,<4",  # report.html: loops, and escaping of the names that users give
@@ -55,8 +55,8 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10,<3.14",
-    packages=find_packages(include=["osvos_tf*", "pipelines*", "benchmarks*"]),
-    package_data={"osvos_tf": ["*.jinja"]},
+    packages=[*find_packages(include=["osvos_tf*", "pipelines*", "benchmarks*"]), "saved_models"],
+    package_data={"osvos_tf": ["*.jinja"], "saved_models": ["compact/*"]},
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,
     entry_points={

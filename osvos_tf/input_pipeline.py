@@ -18,7 +18,8 @@ def parent_dataset(records, augmentation, *, batch_size=1, height=None, width=No
     split.
 
     Args:
-        records: folder that `davis_to_tfrecord` made.
+        records: folder that `davis_to_tfrecord` made, or what `read_examples` gives for it, which
+            several datasets can share.
         augmentation: a `recipes.Augmentation`.
         batch_size: views of one batch; they need one size, so 1 unless `height` is given.
         height: height in pixels of the views; None leaves frames at their own size.
@@ -32,6 +33,29 @@ def parent_dataset(records, augmentation, *, batch_size=1, height=None, width=No
     Raises:
         InputError: the records are incomplete or damaged, or hold no frame with a mask.
     """
+    examples = records if tf.is_tensor(records) else read_examples(records)
+    first = tf.train.Example.FromString(examples[0].numpy()).features.feature
+    shape = [first[side].int64_list.value[0] for side in ("height", "width")]
+    size = _view_size(shape, height) if width is None else (height, width)
+
+    def load(index):
+        return tfrecord.parse(examples[index], size=size)
+
+    return _views(load, len(examples), augmentation, batch_size, size, seed)
+
+
+def read_examples(records):
+    """Reads the encoded frames of a records folder that have a mask.
+
+    Args:
+        records: folder that `davis_to_tfrecord` made.
+
+    Returns:
+        string [frames], serialised `tf.train.Example`s.
+
+    Raises:
+        InputError: see `parent_dataset`.
+    """
     try:
         examples = [e for e in tfrecord.read_records(records).as_numpy_iterator() if _has_mask(e)]
     except tf.errors.DataLossError as error:
@@ -40,15 +64,7 @@ def parent_dataset(records, augmentation, *, batch_size=1, height=None, width=No
         ) from error
     if not examples:
         raise InputError(f"The records in {records} hold no frame with a mask to learn from.")
-    first = tf.train.Example.FromString(examples[0]).features.feature
-    shape = [first[side].int64_list.value[0] for side in ("height", "width")]
-    size = _view_size(shape, height) if width is None else (height, width)
-    examples = tf.constant(examples)
-
-    def load(index):
-        return tfrecord.parse(examples[index], size=size)
-
-    return _views(load, len(examples), augmentation, batch_size, size, seed)
+    return tf.constant(examples)
 
 
 def one_shot_dataset(frames, masks, augmentation, *, batch_size=1, height=None, seed=0):

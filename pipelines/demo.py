@@ -20,9 +20,8 @@ flags.DEFINE_string("out", "demo", "Folder for everything.", flag_values=FLAGS)
 cli.define_common(FLAGS, precision=False)
 
 _TRAIN, _VAL, _FRAMES, _SIZE = 24, 4, 16, (96, 160)
-_WIDTH = 0.25  # a quarter of VGG16's channels is enough for a painted world
-_PARENT_UPDATES = 700
-_METHODS = {"parent": ["--updates=0"], "one-shot": ["--updates=300"]}  # method -> flags of segment
+_PARENT_UPDATES = 200  # from the compact parent, which knows photographs, to a painted world
+_METHODS = {"parent": ["--updates=0"], "one-shot": ["--updates=150"]}  # method -> flags of segment
 _SHEET_ZOOM = 2
 
 
@@ -37,9 +36,8 @@ def main(args):
         train_parent,
         records=out / "records",
         workdir=out / "parent",
-        weights="random",
+        weights="compact",
         recipe="scratch",
-        width_multiplier=_WIDTH,
         height=_SIZE[0],
         updates=_PARENT_UPDATES,
         seed=args.seed,

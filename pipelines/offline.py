@@ -13,7 +13,7 @@ from absl import flags
 
 from osvos_tf import recipes
 from osvos_tf.errors import InputError
-from osvos_tf.files import ensure_writable, write_json
+from osvos_tf.files import COMPACT_PARENT, ensure_writable, write_json
 from pipelines import cli
 
 _SETTINGS = "flags.json"  # beside the checkpoints
@@ -43,9 +43,9 @@ def define_flags(flag_values, task):
     flags.DEFINE_string(
         "weights",
         "imagenet",
-        "Where training starts: imagenet, random, or a file: a .keras model of this package, or "
-        "VGG16 as Keras (HDF5), TF-Slim (checkpoint), torchvision, Caffe or the authors "
-        "(vgg_caffe.mat) have it.",
+        "Where training starts: imagenet, random, compact (the parent that comes with the "
+        "package), or a file: a .keras model of this package, or VGG16 as Keras (HDF5), TF-Slim "
+        "(checkpoint), torchvision, Caffe or the authors (vgg_caffe.mat) have it.",
         flag_values=flag_values,
     )
     flags.DEFINE_enum(
@@ -120,10 +120,11 @@ def train(args, task, make_records=None):
     # What "auto" chose once holds for the whole run.
     precision = precision or model.choose_precision(args.precision)
     network = model.with_precision(_initial(args, task, model), precision)
+    examples = input_pipeline.read_examples(records)
     write_json(workdir / _SETTINGS, {**_settings(args, task), "precision": precision})
     for stage in stages:
         dataset = input_pipeline.parent_dataset(
-            records,
+            examples,
             stage.augmentation,
             batch_size=stage.batch_size,
             height=stage.height,
@@ -164,9 +165,10 @@ def _initial(args, task, model):
     """Returns the network with its first weights."""
     from osvos_tf import weight_files, weights
 
-    is_file = args.weights not in ("imagenet", "random")
-    if is_file and weight_files.recognise(args.weights) == "keras":
-        return model.load_model(args.weights)
+    path = COMPACT_PARENT if args.weights == "compact" else args.weights
+    is_file = path not in ("imagenet", "random")
+    if is_file and weight_files.recognise(path) == "keras":
+        return model.load_model(path)
     scratch = args.recipe == "scratch" and args.weights == "random"
     network = getattr(model, task.network)(
         width_multiplier=args.width_multiplier,
@@ -174,7 +176,7 @@ def _initial(args, task, model):
         seed=args.seed,
     )
     if is_file:
-        weights.load_vgg16(network, args.weights)
+        weights.load_vgg16(network, path)
     elif args.weights == "imagenet":
         weights.load_imagenet(network)
     return network

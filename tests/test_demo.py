@@ -15,7 +15,6 @@ def test_every_stage_runs_and_leaves_what_it_should(monkeypatch, tmp_path):
         "_VAL": 1,
         "_FRAMES": 4,
         "_SIZE": (32, 48),
-        "_WIDTH": 1 / 16,
         "_PARENT_UPDATES": 2,
         "_METHODS": {"parent": ["--updates=0"], "one-shot": ["--updates=2"]},
     }.items():
