@@ -111,7 +111,7 @@ def train(args, task, make_records=None):
     # What "auto" chose once holds for the whole run.
     precision = precision or model.choose_precision(args.precision)
     network = model.with_precision(_initial(args, task, model), precision)
-    write_json(workdir / _SETTINGS, {**_settings(args, task), "precision": precision})
+    settings = {**_settings(args, task), "precision": precision}
     for stage in stages:
         dataset = input_pipeline.parent_dataset(
             records,
@@ -121,6 +121,7 @@ def train(args, task, make_records=None):
             width=stage.height if task.square else None,
             seed=args.seed + stage.first_update,  # every stage has views of its own
         )
+        write_json(workdir / _SETTINGS, settings)  # not before the records have been found good
         with cli.Progress(
             f"Training {stage.name}", stage.last_update, "update", first=stage.first_update
         ) as progress:
