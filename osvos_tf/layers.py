@@ -42,8 +42,8 @@ def convolve(images, kernel):
 def _kernel_gradient(images, upstream):
     """Returns [3, 3, channels in, channels out]: a product for each place in the kernel.
 
-    With borders of zeros, and rows and columns flattened to one axis, the images' pixels that a place
-    of the kernel meets are a slice.
+    With borders of zeros, and rows and columns flattened to one axis, the pixels that a place of
+    the kernel meets are a slice.
     """
     stride = tf.shape(images)[2] + 2
     pixels = tf.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
