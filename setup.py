@@ -30,6 +30,9 @@ EXTRAS = {
         "prometheus-client>=0.20,<1",  # its /metrics
         "requests>=2.31,<3",  # the REST client
     ],
+    "distributed": [
+        "ray>=2.30,<3",  # segment_dataset on a cluster: its actors; nothing else of it is used
+    ],
     "dev": [
         "pytest>=8,<10",  # the tests
         "hypothesis>=6.100,<7",  # property tests
@@ -38,7 +41,7 @@ EXTRAS = {
     ],
 }
 COMMANDS = [
-    "davis_to_tfrecord", "train_parent", "train_contour", "segment", "evaluate",
+    "davis_to_tfrecord", "train_parent", "train_contour", "segment", "segment_dataset", "evaluate",
     "export_saved_model", "serve", "query", "demo",
 ]  # fmt: skip
 
