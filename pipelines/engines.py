@@ -149,6 +149,7 @@ class RayActors:
                 "osvos_tf[distributed]"
             ) from error
         self._ray = ray
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # of a cluster that we start
         try:
             ray.init(address, log_to_driver=False, logging_level="warning")
         except (ConnectionError, ValueError, RuntimeError) as error:

@@ -103,20 +103,11 @@ def main(args):
     log = worklist.results_path(out, index, count)
     arguments = _arguments(args)
 
-    rows = {}  # sequence -> its line of the table
-    wanted = []
-    for item, fault in _check_all(items, arguments, out):
-        if fault is None:
-            rows[item.name] = _skip(item, out, log)
-        else:
-            wanted.append(item)
-    if rows:
-        print(f"{len(rows)} of {len(items)} sequences are whole already.", file=sys.stderr)
-    worklist.remove_partial(out, wanted)
+    wanted, whole = _check_all(items, arguments, out)
+    rows = _keep(whole, out, log)  # sequence -> its line of the table
     started = time.monotonic()
-    if wanted:
-        job = {"arguments": arguments, "out": str(out)}
-        for outcome in _run(args, wanted, job, out):
+    with contextlib.closing(_run(args, wanted, arguments, out)) as outcomes:
+        for outcome in outcomes:
             result = _result(outcome)
             worklist.append_result(log, result)
             rows[outcome.job.name] = result
@@ -184,40 +175,52 @@ def _arguments(args):
 
 
 def _check_all(items, arguments, out):
-    """Yields each item, and what its folder lacks of its whole result; None if nothing."""
+    """Returns the items that are to be done, and those whose results are whole."""
 
     def find_fault(item):
         folder = out / item.name
-        if not (folder / worklist.RECORD).is_file():
-            return f"no {worklist.RECORD}"
+        if not folder.exists():
+            return ""
         args = sequence_worker.parse(item, arguments, folder)
-        return worklist.find_fault(
-            item, folder, worklist.describe_inputs(sequence_worker.values(args))
-        )
+        inputs = worklist.describe_inputs(sequence_worker.values(args))
+        return worklist.find_fault(item, folder, inputs)
 
-    with (
-        concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads,
-        cli.Progress("Looking at what is there", len(items), "sequence") as progress,
-    ):
-        for item, fault in progress.over(zip(items, threads.map(find_fault, items), strict=True)):
-            if fault is not None and (out / item.name).exists():
-                _say(f"{item.name} is done again: {fault}")
-            yield item, fault
-
-
-def _skip(item, out, log):
-    """Returns the result of a sequence that is whole; a lost line is added again."""
-    result = {"sequence": item.name, "status": "done", **sequence_worker.summary(out / item.name)}
-    if worklist.read_results(log).get(item.name, {}).get("status") != "done":
-        worklist.append_result(log, result)
-    return {**result, "status": "whole"}
+    wanted, whole = [], []
+    threads = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
+    faults = threads.map(find_fault, items)
+    try:
+        with cli.Progress("Looking at what is there", len(items), "sequence") as progress:
+            for item, fault in progress.over(zip(items, faults, strict=True)):
+                (whole if fault is None else wanted).append(item)
+                if fault:
+                    _say(f"{item.name} is done again: {fault}")
+    finally:
+        threads.shutdown(cancel_futures=True)
+    return wanted, whole
 
 
-def _run(args, items, job, out):
+def _keep(items, out, log):
+    """Returns the results of sequences that are whole; lines that were lost are added again."""
+    noted = worklist.read_results(log)
+    rows = {}
+    for item in items:
+        result = {"sequence": item.name, "status": "done"}
+        result.update(sequence_worker.summary(out / item.name))
+        if noted.get(item.name, {}).get("status") != "done":
+            worklist.append_result(log, result)
+        rows[item.name] = {**result, "status": "whole"}
+    return rows
+
+
+def _run(args, items, arguments, out):
     """Yields a `dispatch.Outcome` for each item."""
+    if args.gpus and args.ray is None:
+        raise InputError("--gpus goes with --ray. Without: CUDA_VISIBLE_DEVICES and --shard.")
+    if not items:
+        return
+    worklist.remove_partial(out, items)
+    job = {"arguments": arguments, "out": str(out)}
     if args.ray is None:
-        if args.gpus:
-            raise InputError("--gpus goes with --ray. Without: CUDA_VISIBLE_DEVICES and --shard.")
         engine = engines.Processes(args.workers or 1, args.cpus, job, args.timeout)
     else:
         engine = engines.RayActors(
@@ -251,7 +254,7 @@ def _result(outcome):
         "sequence": outcome.job.name,
         "status": "failed" if outcome.reply.get("error") else "done",
         "attempts": outcome.attempts,
-        "seconds": round(outcome.seconds, 3),
+        "seconds": round(outcome.seconds, 1),
         **outcome.reply,
     }
 
@@ -264,24 +267,15 @@ def _stop_if_all_fail(rows):
 
 
 def _print_table(rows, seconds):
-    width = max((len(row["sequence"]) for row in rows), default=0)
-    print(f"{'sequence':<{max(width, 8)}}  status  frames  updates  seconds  attempts")
+    columns = ("status", "frames", "updates", "seconds", "attempts")
+    width = max([len(row["sequence"]) for row in rows] + [len("sequence")])
+    print(f"{'sequence':<{width}}", *(f"{name:>8}" for name in columns))
     for row in rows:
-        cells = (row.get(name, "") for name in ("frames", "updates", "seconds", "attempts"))
-        frames, updates, took, attempts = cells
-        took = f"{took:.1f}" if took != "" else ""
-        print(
-            f"{row['sequence']:<{max(width, 8)}}  {row['status']:<6}  {frames:>6}  {updates:>7}  "
-            f"{took:>7}  {attempts:>8}"
-        )
-    counts = {
-        status: sum(row["status"] == status for row in rows)
-        for status in ("done", "whole", "failed")
-    }
-    print(
-        f"{counts['done']} done in {seconds:.0f} s, {counts['whole']} whole before, "
-        f"{counts['failed']} failed."
+        print(f"{row['sequence']:<{width}}", *(f"{row.get(name, ''):>8}" for name in columns))
+    done, whole, failed = (
+        sum(row["status"] == status for row in rows) for status in ("done", "whole", "failed")
     )
+    print(f"{done} done in {seconds:.0f} s, {whole} whole before, {failed} failed.")
 
 
 def _say(message):
