@@ -38,7 +38,7 @@ class Outcome:
     seconds: float
 
 
-def run(jobs, start, slots, *, attempts=2, on_retry=None):
+def run(jobs, start, slots, *, attempts=2, jobs_per_worker=None, on_retry=None):
     """Yields an `Outcome` for each job, in the order in which they end.
 
     A job whose worker reports an error or is lost goes to the end of the queue, until it has had
@@ -50,9 +50,10 @@ def run(jobs, start, slots, *, attempts=2, on_retry=None):
             None as soon as `is_wanted()` says that there is no more work for it. May raise.
         slots: how many workers there are at a time, each with its number, 0 <= slot < slots.
         attempts: how often a job is tried in all.
+        jobs_per_worker: after so many a worker is replaced by a fresh one; None: never.
         on_retry: called with (job, reply) when a job is put back; from a worker's thread.
     """
-    pool = _Pool(jobs, start, slots, attempts, on_retry)
+    pool = _Pool(jobs, start, slots, attempts, jobs_per_worker, on_retry)
     try:
         for _ in jobs:
             yield pool.ended.get()
@@ -63,9 +64,10 @@ def run(jobs, start, slots, *, attempts=2, on_retry=None):
 class _Pool:
     """One thread for each worker, and the queue that they share."""
 
-    def __init__(self, jobs, start, slots, attempts, on_retry):
+    def __init__(self, jobs, start, slots, attempts, jobs_per_worker, on_retry):
         self.ended = queue.SimpleQueue()
         self._start, self._attempts, self._on_retry = start, attempts, on_retry
+        self._jobs_per_worker = jobs_per_worker
         self._waiting = collections.deque((job, 1) for job in jobs)  # (job, which attempt)
         self._left = len(jobs)  # jobs that have not ended
         self._open = slots  # threads that have not given up
@@ -107,8 +109,11 @@ class _Pool:
             with self._changed:
                 self._workers.add(worker)
             try:
-                while (task := self._take()) and self._attempt(worker, *task):
-                    pass
+                done = 0
+                while done != self._jobs_per_worker and (task := self._take()):
+                    if not self._attempt(worker, *task):
+                        break
+                    done += 1
             finally:
                 with self._changed:
                     self._workers.discard(worker)

@@ -11,6 +11,7 @@ import os
 import pathlib
 import queue
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,7 @@ from pipelines import sequence_worker
 
 _PACKAGES = pathlib.Path(__file__).parents[1]  # the folder that `pipelines` is imported from
 _LOOK_SECONDS = 0.5  # between two looks whether a worker that starts is still wanted
+_CONNECT_SECONDS = 10.0
 _LOG_BYTES = 2000  # of a lost worker's last words
 
 
@@ -149,6 +151,7 @@ class RayActors:
                 "osvos_tf[distributed]"
             ) from error
         self._ray = ray
+        _require_listener(address)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # of a cluster that we start
         try:
             ray.init(address, log_to_driver=False, logging_level="warning")
@@ -222,6 +225,17 @@ class _RayActor:
 
     def close(self):
         self._ray.kill(self._actor)
+
+
+def _require_listener(address):
+    """Raises InputError if nothing listens at an address, where Ray would try for many minutes."""
+    host, _, port = address.rpartition("/")[2].rpartition(":")
+    if not port.isdecimal():
+        return  # "auto", "local", or a name that is Ray's own
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(f"No Ray cluster at --ray={address}: {error}.") from error
 
 
 def _usable_cores():

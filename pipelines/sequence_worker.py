@@ -4,6 +4,7 @@ A process of its own on this machine (`python -m pipelines.sequence_worker`, sta
 `engines.Processes`) or the inside of a Ray actor (`engines.RayActors`).
 """
 
+import gc
 import json
 import os
 import pathlib
@@ -63,7 +64,15 @@ def segment_sequence(item, arguments, out):
         return {"error": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()}
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        _forget()
     return summary(pathlib.Path(out) / item.name)
+
+
+def _forget():
+    """Lets go of a sequence's networks and graphs, which point at each other in circles."""
+    if "keras" in sys.modules:
+        sys.modules["keras"].backend.clear_session()
+    gc.collect()
 
 
 def parse(item, arguments, folder):

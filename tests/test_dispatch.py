@@ -87,6 +87,11 @@ def test_a_failed_job_goes_to_the_end_of_the_queue():
     assert engine.log == ["a", "b", "c", "a"]
 
 
+def test_workers_are_replaced_after_so_many_jobs():
+    _, engine = run({job: [FINE] for job in range(7)}, slots=1, jobs_per_worker=3)
+    assert len(engine.workers) == 3 and engine.log == list(range(7))
+
+
 def test_workers_that_do_not_start():
     def start(slot, is_wanted):
         raise OSError("no memory")

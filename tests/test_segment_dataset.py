@@ -13,7 +13,7 @@ import time
 import numpy as np
 import pytest
 
-from osvos_tf import davis, dispatch, model, video, worklist
+from osvos_tf import davis, dispatch, files, model, video, worklist
 from osvos_tf.errors import InputError
 from pipelines import cli, engines, evaluate, segment, segment_dataset, sequence_worker
 
@@ -75,6 +75,25 @@ def run(monkeypatch):
         return list(InThisProcess.given)
 
     return run
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Puts a stand-in in `segment`'s place: the given mask for each frame, nothing learned."""
+
+    def main(args):
+        frames = video.open_frames(args.frames)
+        mask = video.read_mask(args.mask[0])
+        segment._stage(args)
+        masks = pathlib.Path(args.out) / "masks"
+        masks.mkdir(parents=True)
+        for name in frames.names:
+            video.write_mask(masks / f"{name}.png", mask)
+        record = {"frames": len(frames.names), "size": list(frames.size), "updates": args.updates}
+        record.update(flags=sequence_worker.values(args), seconds={})
+        files.write_json(masks.parent / "run.json", record)
+
+    monkeypatch.setattr(segment, "main", main)
 
 
 def to_flags(arguments):
@@ -199,7 +218,7 @@ def test_the_masks_are_those_of_segment(run, arguments, fake_davis, tmp_path):
     assert read_masks(tmp_path / "alone") == read_masks(arguments["out"] / "bear")
 
 
-def test_what_is_damaged_or_made_otherwise_is_done_again(run, arguments, parent, capsys):
+def test_what_is_damaged_or_made_otherwise_is_done_again(run, quick, arguments, parent, capsys):
     out = arguments["out"]
     run(arguments)
     expected = {name: read_masks(out / name) for name in ("bear", "goat")}
@@ -221,7 +240,7 @@ def test_what_is_damaged_or_made_otherwise_is_done_again(run, arguments, parent,
     assert run({**arguments, "seed": 1, "parent": "random"}) == ["bear", "goat"]
 
 
-def test_a_lost_line_is_written_again(run, arguments):
+def test_a_lost_line_is_written_again(run, quick, arguments):
     out = arguments["out"]
     run(arguments)
     (line, _) = read_lines(out)
@@ -231,7 +250,7 @@ def test_a_lost_line_is_written_again(run, arguments):
 
 
 def test_a_broken_sequence_is_tried_twice_and_reported_while_others_go_on(
-    run, arguments, fake_davis, tmp_path, capsys
+    run, quick, arguments, fake_davis, tmp_path, capsys
 ):
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"no picture")
@@ -263,13 +282,13 @@ def test_a_fault_of_ours_is_reported_with_its_trace(run, arguments, monkeypatch)
     assert [path.name for path in arguments["out"].iterdir()] == ["results.jsonl"]
 
 
-def test_a_mistake_in_the_flags_ends_it(run, arguments):
+def test_a_mistake_in_the_flags_ends_it(run, quick, arguments):
     with pytest.raises(InputError, match="--updates must be 0 or more"):
         run({**arguments, "updates": -1})
     assert len(InThisProcess.given) == 4
 
 
-def test_shards(run, arguments, fake_davis, tmp_path):
+def test_shards(run, quick, arguments, fake_davis, tmp_path):
     flags = {**arguments, **write_list(tmp_path / "list.txt", fake_davis)}
     assert run({**flags, "shard": "0/2"}) == ["bear", "swan"]
     assert run({**flags, "shard": "1/2"}) == ["goat"]
@@ -451,6 +470,15 @@ def test_without_ray_the_message_says_what_to_install(arguments, monkeypatch):
         segment_dataset.main(
             cli.parse(segment_dataset.FLAGS, to_flags({**arguments, "ray": "local"}))
         )
+
+
+def test_a_ray_address_where_nothing_listens(arguments):
+    pytest.importorskip("ray", reason="Ray is not installed: pip install osvos_tf[distributed]")
+    for address in ("127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:99999"):
+        with pytest.raises(InputError, match=f"No Ray cluster at --ray={address}"):
+            segment_dataset.main(
+                cli.parse(segment_dataset.FLAGS, to_flags({**arguments, "ray": address}))
+            )
 
 
 @pytest.mark.slow

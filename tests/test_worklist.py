@@ -94,7 +94,7 @@ def test_names_that_are_no_plain_folder_are_refused(tmp_path, name):
         worklist.read_list(write_list(tmp_path, f"{name}:frames mask.png"))
 
 
-@given(st.text(), st.text())
+@given(st.text() | st.text("./\\\\a'"), st.text())
 def test_no_name_leads_out_of_the_folder(tmp_path_factory, name, frames):
     """Whatever a list says: each folder of results lies directly in the output folder."""
     folder = tmp_path_factory.mktemp("lists")
