@@ -35,6 +35,9 @@ EXTRAS = {
         "tensorflow-addons>=0.23,<0.24",
         "tensorflow>=2.15.1,<2.16",
     ],
+    "distributed": [
+        "ray>=2.30,<3",  # segment_dataset on a cluster: its actors; nothing else of it is used
+    ],
     "dev": [
         "pytest>=8,<10",  # the tests
         "hypothesis>=6.100,<7",  # property tests
@@ -43,7 +46,7 @@ EXTRAS = {
     ],
 }
 COMMANDS = [
-    "davis_to_tfrecord", "train_parent", "train_contour", "segment", "evaluate",
+    "davis_to_tfrecord", "train_parent", "train_contour", "segment", "segment_dataset", "evaluate",
     "import_weights", "export_saved_model", "serve", "query", "demo",
 ]  # fmt: skip
 

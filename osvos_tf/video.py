@@ -493,6 +493,29 @@ def write_probability(path: str | os.PathLike, probability: np.ndarray) -> None:
     _write_png(path, np.rint(np.clip(probability, 0, 1) * 255).astype(np.uint8))
 
 
+def check_png(path: str | os.PathLike, size: tuple[int, int]) -> None:
+    """Decodes a mask or probability that was written, to see whether it is whole.
+
+    Args:
+        path: the file.
+        size: (height, width) that it must have.
+
+    Raises:
+        InputError: there is no such file, it is truncated, no PNG or of another size.
+    """
+    path = Path(path)
+    with _reading(path), Image.open(path) as image:
+        image.load()
+        width, height = image.size
+        if image.format != "PNG":
+            raise ValueError(f"it is {image.format}, not PNG")
+    if (height, width) != tuple(size):
+        raise InputError(
+            f"Wanted a PNG of {_describe_size(size)}, but '{path}' is "
+            f"{_describe_size((height, width))}."
+        )
+
+
 def _require_plane(array: np.ndarray, name: str) -> np.ndarray:
     array = np.asarray(array)
     if array.ndim != 2 or array.size == 0:

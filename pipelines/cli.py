@@ -1,7 +1,8 @@
 """What all commands share: flags to exit status, and progress on a terminal or in a log.
 
-Exit status: 0 done, 2 a mistake in what the user gave (one message, no traceback), 130 and 143
-stopped by Ctrl-C and SIGTERM. Anything else is a fault of ours and shows its traceback.
+Exit status: 0 done, 2 a mistake in what the user gave (one message, no traceback), 3 some of
+many jobs failed and the others are done, 130 and 143 stopped by Ctrl-C and SIGTERM. Anything else
+is a fault of ours and shows its traceback.
 """
 
 import copy
@@ -26,6 +27,10 @@ RECORD = "run.json"  # what a finished run leaves last
 _PLAIN_SECONDS = 10.0  # between two lines of progress where there is no terminal
 
 
+class Unfinished(Exception):
+    """Some of many jobs failed while the others are done; the message names them."""
+
+
 def run(main, flag_values, doc):
     """Runs a command's `main` on the process's arguments and exits.
 
@@ -43,6 +48,8 @@ def run(main, flag_values, doc):
         main(parse(flag_values, sys.argv[1:], name))
     except (InputError, flags.Error) as error:
         _exit(name, error, 2)
+    except Unfinished as error:
+        _exit(name, error, 3)
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise

@@ -1,0 +1,540 @@
+"""Many sequences: what is left, what is done again, and what faults of workers cost."""
+
+import importlib.util
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from osvos_tf import davis, dispatch, files, model, video, worklist
+from osvos_tf.errors import InputError
+from pipelines import cli, engines, evaluate, segment, segment_dataset, sequence_worker
+
+REPOSITORY = pathlib.Path(__file__).parents[1]
+JOB = REPOSITORY / "deploy" / "segment_dataset.job.yaml"
+SECONDS = 300  # for one process on a busy machine
+FRAMES = ["00000.png", "00001.png", "00002.png", "00003.png"]
+
+
+@pytest.fixture(scope="session")
+def parent(tmp_path_factory):
+    """A tiny network with random weights."""
+    path = tmp_path_factory.mktemp("parent") / "parent.keras"
+    model.save_model(model.build_foreground(width_multiplier=1 / 16, start="scratch", seed=1), path)
+    return path
+
+
+@pytest.fixture
+def arguments(fake_davis, parent, tmp_path):
+    """Flags by name, for tests to change."""
+    return {
+        "davis": fake_davis,
+        "split": "train",
+        "parent": parent,
+        "out": tmp_path / "out",
+        "updates": 1,
+        "precision": "float32",
+    }
+
+
+class InThisProcess:
+    """An engine with one worker, which needs no process; notes what it was given."""
+
+    slots = 1
+    given: tuple = ()
+
+    def __init__(self, workers, cpus, job, timeout=None):
+        self._job = job
+
+    def start(self, slot, is_wanted):
+        return self
+
+    def run(self, item):
+        InThisProcess.given += (item.name,)
+        return sequence_worker.segment_sequence(item, **self._job)
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """A function of flags that runs the command here; returns the sequences that were tried."""
+    monkeypatch.setattr(engines, "Processes", InThisProcess)
+
+    def run(arguments):
+        InThisProcess.given = ()
+        segment_dataset.main(cli.parse(segment_dataset.FLAGS, to_flags(arguments)))
+        return list(InThisProcess.given)
+
+    return run
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Puts a stand-in in `segment`'s place: the given mask for each frame, nothing learned."""
+
+    def main(args):
+        frames = video.open_frames(args.frames)
+        mask = video.read_mask(args.mask[0])
+        segment._stage(args)
+        masks = pathlib.Path(args.out) / "masks"
+        masks.mkdir(parents=True)
+        for name in frames.names:
+            video.write_mask(masks / f"{name}.png", mask)
+        record = {"frames": len(frames.names), "size": list(frames.size), "updates": args.updates}
+        record.update(flags=sequence_worker.values(args), seconds={})
+        files.write_json(masks.parent / "run.json", record)
+
+    monkeypatch.setattr(segment, "main", main)
+
+
+def to_flags(arguments):
+    return [f"--{name}={value}" for name, value in arguments.items() if value is not None]
+
+
+def write_list(path, fake_davis, **masks):
+    """A list of the invented sequences; `masks` replaces some sequences' masks."""
+    lines = []
+    for name in ("bear", "goat", "swan"):
+        mask = masks.pop(name, fake_davis / f"Annotations/480p/{name}/00000.png")
+        lines.append(f"{fake_davis / 'JPEGImages/480p' / name} {mask}\n")
+    for name, mask in masks.items():
+        lines.append(f"{name}:{fake_davis / 'JPEGImages/480p/bear'} {mask}\n")
+    path.write_text("".join(lines))
+    return {"davis": None, "split": None, "list": path}
+
+
+def read_lines(out, name="results.jsonl"):
+    return [json.loads(line) for line in (out / name).read_text().splitlines()]
+
+
+def read_masks(folder):
+    return {path.name: path.read_bytes() for path in sorted((folder / "masks").iterdir())}
+
+
+# --- its flags ------------------------------------------------------------------------------------
+
+
+def test_the_flags_of_segment_are_its_own():
+    ours, theirs = segment_dataset.FLAGS, segment.FLAGS
+    assert set(theirs) - set(ours) == {"frames", "mask"}
+    for name in set(theirs) - {"frames", "mask", "out"}:
+        assert (ours[name].help, ours[name].default) == (theirs[name].help, theirs[name].default)
+    assert len(set(theirs) & set(ours)) > 10
+
+
+def test_flags_reach_segment(arguments):
+    flags = {**arguments, "threshold": 0.1 + 0.2, "probabilities": "false", "contour": "a b.keras"}
+    args = cli.parse(segment_dataset.FLAGS, [*to_flags(flags), "--snap=none"])
+    item = worklist.Item("bear", "frames", ("a.png", "00002:b.png"))
+    parsed = sequence_worker.parse(item, segment_dataset._arguments(args), "folder")
+    for name in set(segment.FLAGS) - {"frames", "mask", "out"}:
+        assert parsed[name].value == args[name].value
+    assert parsed.threshold == 0.1 + 0.2 and parsed.contour == "a b.keras"
+    assert (parsed.frames, parsed.mask, parsed.out) == (
+        "frames",
+        ["a.png", "00002:b.png"],
+        "folder",
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"split": None}, "--split=NAME or --list=FILE"),
+        ({"list": "list.txt"}, "--split=NAME or --list=FILE"),
+        ({"davis": None}, "--split wants --davis"),
+        ({"davis": None, "split": None, "list": "absent.txt"}, "No list absent.txt"),
+        ({"split": "test"}, "No list for split 'test'"),
+        ({"sequences": "fox"}, "no sequence 'fox'"),
+        ({"shard": "1"}, "--shard=i/n"),
+        ({"shard": "2/2"}, "--shard=i/n"),
+        ({"shard": "-1/2"}, "--shard=i/n"),
+        ({"parent": "absent.keras"}, "--parent: no model file absent.keras"),
+        ({"timeout": 0}, "--timeout must be above 0"),
+    ],
+)
+def test_refused_before_anything_is_written(run, arguments, flags, message):
+    with pytest.raises(InputError, match=message):
+        run({**arguments, **flags})
+    assert not arguments["out"].exists()
+
+
+def test_refused_by_the_engines(arguments):
+    for flags, message in (
+        ({"gpus": 1}, "--gpus goes with --ray"),
+        ({"cpus": 4096}, "this machine has"),
+    ):
+        with pytest.raises(InputError, match=message):
+            segment_dataset.main(cli.parse(segment_dataset.FLAGS, to_flags({**arguments, **flags})))
+
+
+# --- what it leaves, and what is done again -------------------------------------------------------
+
+
+def test_a_split(run, arguments, fake_davis, capsys):
+    out = arguments["out"]
+    assert run(arguments) == ["bear", "goat"]
+    assert {path.name for path in out.iterdir()} == {"bear", "goat", "results.jsonl"}
+    for name in ("bear", "goat"):
+        assert list(read_masks(out / name)) == FRAMES
+        assert {path.name for path in (out / name).iterdir()} == {
+            "masks",
+            "overlay.mp4",
+            "run.json",
+            "specialist.keras",
+        }
+        assert json.loads((out / name / "run.json").read_text())["flags"]["out"] == str(out / name)
+    lines = read_lines(out)
+    assert [(line["sequence"], line["status"], line["attempts"]) for line in lines] == [
+        ("bear", "done", 1),
+        ("goat", "done", 1),
+    ]
+    assert lines[0]["frames"] == 4 and lines[0]["updates"] == 1
+    assert "2 done in" in capsys.readouterr().out
+
+    # The same command again: all is whole. And `evaluate` finds the masks.
+    assert run(arguments) == []
+    assert read_lines(out) == lines
+    assert "0 done in 0 s, 2 whole before, 0 failed." in capsys.readouterr().out
+    flags = [f"--davis={fake_davis}", "--split=train", f"--results={out}", f"--out={out / 'eval'}"]
+    evaluate.main(cli.parse(evaluate.FLAGS, flags))
+
+
+def test_the_masks_are_those_of_segment(run, arguments, fake_davis, tmp_path):
+    run(arguments)
+    (bear, _) = worklist.from_davis(davis.read_split(fake_davis, "train"))
+    flags = {name: arguments[name] for name in ("parent", "updates", "precision")}
+    own = {"frames": bear.frames, "mask": bear.masks[0], "out": tmp_path / "alone"}
+    segment.main(cli.parse(segment.FLAGS, to_flags({**flags, **own})))
+    assert read_masks(tmp_path / "alone") == read_masks(arguments["out"] / "bear")
+
+
+def test_what_is_damaged_or_made_otherwise_is_done_again(run, quick, arguments, parent, capsys):
+    out = arguments["out"]
+    run(arguments)
+    expected = {name: read_masks(out / name) for name in ("bear", "goat")}
+    path = out / "goat" / "masks" / "00001.png"
+    path.write_bytes(path.read_bytes()[:-30])
+    assert run(arguments) == ["goat"]
+    assert "goat is done again" in capsys.readouterr().err
+    (out / "bear" / "masks" / "00003.png").unlink()
+    assert run(arguments) == ["bear"]
+    (out / "bear" / "run.json").unlink()
+    assert run(arguments) == ["bear"]
+    assert {name: read_masks(out / name) for name in ("bear", "goat")} == expected
+    assert not [path for path in out.iterdir() if path.name.startswith(".")]
+
+    assert run({**arguments, "seed": 1}) == ["bear", "goat"]
+    other = out.parent / "other.keras"
+    other.write_bytes(parent.read_bytes())
+    assert run({**arguments, "seed": 1, "parent": other}) == []  # the same weights
+    assert run({**arguments, "seed": 1, "parent": "random"}) == ["bear", "goat"]
+
+
+def test_a_lost_line_is_written_again(run, quick, arguments):
+    out = arguments["out"]
+    run(arguments)
+    (line, _) = read_lines(out)
+    (out / "results.jsonl").write_text(json.dumps(line) + '\n{"sequence": "go')
+    assert run(arguments) == []
+    assert worklist.read_results(out / "results.jsonl")["goat"]["status"] == "done"
+
+
+def test_a_broken_sequence_is_tried_twice_and_reported_while_others_go_on(
+    run, quick, arguments, fake_davis, tmp_path, capsys
+):
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no picture")
+    flags = {**arguments, **write_list(tmp_path / "list.txt", fake_davis, goat=bad)}
+    with pytest.raises(cli.Unfinished, match=r"1 of 3 sequences failed: goat \(.*bad\.png"):
+        run(flags)
+    assert InThisProcess.given == ("bear", "goat", "swan", "goat")
+    out = arguments["out"]
+    assert {path.name for path in out.iterdir()} == {"bear", "swan", "results.jsonl"}
+    last = read_lines(out)[-1]
+    assert (last["sequence"], last["status"], last["attempts"]) == ("goat", "failed", 2)
+    assert "bad.png" in last["error"]
+    assert re.search(r"goat +failed", capsys.readouterr().out)
+
+    video.write_mask(bad, np.eye(48, 80))
+    assert run(flags) == ["goat"]
+    assert worklist.read_results(out / "results.jsonl")["goat"]["status"] == "done"
+
+
+def test_a_fault_of_ours_is_reported_with_its_trace(run, arguments, monkeypatch):
+    def fail(args):
+        pathlib.Path(args.out).mkdir()
+        raise RuntimeError("not foreseen")
+
+    monkeypatch.setattr(segment, "main", fail)
+    with pytest.raises(cli.Unfinished, match=r"2 of 2 .*RuntimeError: not foreseen"):
+        run(arguments)
+    assert "Traceback" in read_lines(arguments["out"])[0]["trace"]
+    assert [path.name for path in arguments["out"].iterdir()] == ["results.jsonl"]
+
+
+def test_a_mistake_in_the_flags_ends_it(run, quick, arguments):
+    with pytest.raises(InputError, match="--updates must be 0 or more"):
+        run({**arguments, "updates": -1})
+    assert len(InThisProcess.given) == 4
+
+
+def test_shards(run, quick, arguments, fake_davis, tmp_path):
+    flags = {**arguments, **write_list(tmp_path / "list.txt", fake_davis)}
+    assert run({**flags, "shard": "0/2"}) == ["bear", "swan"]
+    assert run({**flags, "shard": "1/2"}) == ["goat"]
+    assert run({**flags, "shard": "3/4"}) == []
+    assert run(flags) == []
+    assert len(read_lines(arguments["out"], "results-00000-of-00002.jsonl")) == 2
+
+
+# --- real processes -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def start():
+    """Starts the command in the background; what still runs after the test is killed."""
+    processes = []
+
+    def start(arguments, **options):
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "pipelines.segment_dataset", *to_flags(arguments)],
+                cwd=REPOSITORY,
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                **options,
+            )
+        )
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def wait_until(condition, process=None):
+    deadline = time.monotonic() + SECONDS
+    while not (result := condition()):
+        assert process is None or process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return result
+
+
+def workers_of(process):
+    """Process ids of the command's workers."""
+    found = []
+    for path in pathlib.Path(f"/proc/{process.pid}/task").glob("*/children"):
+        found += [int(word) for word in path.read_text().split()]
+    return found
+
+
+def is_running(pid):
+    try:
+        return "State:\tZ" not in pathlib.Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
+needs_proc = pytest.mark.skipif(
+    not pathlib.Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").exists(),
+    reason="needs Linux's /proc to find workers",
+)
+
+
+@needs_proc
+@pytest.mark.slow
+def test_two_workers_of_which_one_is_killed_equal_one(start, arguments, fake_davis, tmp_path):
+    """And a broken sequence beside them costs nothing but itself."""
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no picture")
+    flags = {**arguments, **write_list(tmp_path / "list.txt", fake_davis, broken=bad)}
+    flags.update(cpus=1, updates=3)
+    one, two = ({**flags, "out": tmp_path / name, "workers": n} for name, n in (("a", 1), ("b", 2)))
+    alone = start(one)
+    _, said = alone.communicate(timeout=SECONDS)
+    assert alone.returncode == 3, said
+    assert said.count("broken.png") == 0 and "1 of 4 sequences failed: broken (" in said
+    assert "Traceback" not in said
+
+    pair = start(two)
+    wait_until(lambda: list(tmp_path.glob("b/.*.*")), pair)  # a sequence is under way
+    for pid in workers_of(pair):
+        os.kill(pid, signal.SIGKILL)
+        break
+    _, said = pair.communicate(timeout=SECONDS)
+    assert pair.returncode == 3, said
+    assert "signal SIGKILL" in said
+    lines = {line["sequence"]: line for line in read_lines(tmp_path / "b")}
+    assert {name: line["status"] for name, line in lines.items()} == {
+        "bear": "done",
+        "goat": "done",
+        "swan": "done",
+        "broken": "failed",
+    }
+    for name in ("bear", "goat", "swan"):
+        assert read_masks(tmp_path / "b" / name) == read_masks(tmp_path / "a" / name)
+        networks = (model.load_model(tmp_path / o / name / "specialist.keras") for o in "ab")
+        for ours, theirs in zip(*(network.get_weights() for network in networks), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    assert not list(tmp_path.glob("b/.*"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a named pipe to hang at")
+def test_a_sequence_that_hangs_costs_its_attempts_and_a_worker_each(
+    arguments, fake_davis, tmp_path
+):
+    os.mkfifo(tmp_path / "pipe.png")
+    frames = str(fake_davis / "JPEGImages/480p/bear")
+    items = [
+        worklist.Item("hanging", frames, (str(tmp_path / "pipe.png"),)),
+        worklist.Item("broken", frames, (str(tmp_path / "absent.png"),)),
+    ]
+    args = cli.parse(segment_dataset.FLAGS, to_flags(arguments))
+    job = {"arguments": segment_dataset._arguments(args), "out": str(tmp_path)}
+    engine = engines.Processes(1, 1, job, timeout=4)
+    started = []
+
+    def start(slot, is_wanted):
+        started.append(engine.start(slot, is_wanted))
+        return started[-1]
+
+    outcomes = {outcome.job.name: outcome for outcome in dispatch.run(items, start, 1)}
+    assert outcomes["hanging"].attempts == outcomes["broken"].attempts == 2
+    assert outcomes["hanging"].reply["error"] == "No result after 4 s; its worker was ended."
+    assert "absent.png" in outcomes["broken"].reply["error"]
+    # hanging, broken, hanging, broken: each hang cost a process.
+    assert len(started) == 3
+    assert all(worker._process.poll() is not None for worker in started)
+
+
+@needs_proc
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopped_it_leaves_what_is_whole_and_goes_on_from_there(start, arguments, number, status):
+    out = arguments["out"]
+    process = start({**arguments, "updates": 3})
+    wait_until(lambda: (out / "bear").is_dir() and list(out.glob(".goat.*")), process)
+    (worker,) = workers_of(process)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=SECONDS)
+    assert process.returncode == status, said
+    assert "Traceback" not in said
+    assert not is_running(worker)
+    assert {path.name for path in out.iterdir()} <= {"bear", "results.jsonl"}
+    before = (out / "bear" / "run.json").read_bytes()
+    if number == signal.SIGINT:
+        again = start({**arguments, "updates": 3})
+        said, _ = again.communicate(timeout=SECONDS)
+        assert again.returncode == 0 and "1 done in" in said and "1 whole before" in said
+        assert (out / "bear" / "run.json").read_bytes() == before
+
+
+@needs_proc
+@pytest.mark.slow
+def test_workers_do_not_outlive_a_killed_command(start, arguments):
+    process = start(arguments)
+    (worker,) = wait_until(lambda: workers_of(process), process)
+    wait_until(lambda: list(arguments["out"].glob(".bear.*")), process)
+    process.kill()
+    wait_until(lambda: not is_running(worker))
+
+
+@pytest.mark.slow
+def test_exit_status_of_a_users_mistake(start, arguments):
+    process = start({**arguments, "shard": "2/1"})
+    out, said = process.communicate(timeout=SECONDS)
+    assert (process.returncode, out) == (2, "")
+    assert said.startswith("segment_dataset: Wanted --shard=i/n") and "Traceback" not in said
+
+
+# --- Ray ------------------------------------------------------------------------------------------
+
+
+def test_without_ray_the_message_says_what_to_install(arguments, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match=r"osvos_tf\[distributed\]"):
+        segment_dataset.main(
+            cli.parse(segment_dataset.FLAGS, to_flags({**arguments, "ray": "local"}))
+        )
+
+
+def test_a_ray_address_where_nothing_listens(arguments):
+    pytest.importorskip("ray", reason="Ray is not installed: pip install osvos_tf[distributed]")
+    for address in ("127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:99999"):
+        with pytest.raises(InputError, match=f"No Ray cluster at --ray={address}"):
+            segment_dataset.main(
+                cli.parse(segment_dataset.FLAGS, to_flags({**arguments, "ray": address}))
+            )
+
+
+@pytest.mark.slow
+def test_a_ray_node_is_killed_halfway(start, arguments, fake_davis, tmp_path, monkeypatch):
+    """Two nodes on loopback with room for one sequence each; one dies with its sequence."""
+    pytest.importorskip("ray", reason="Ray is not installed: pip install osvos_tf[distributed]")
+    from ray import cluster_utils
+
+    cluster = cluster_utils.Cluster()
+    try:
+        nodes = [cluster.add_node(num_cpus=1, include_dashboard=False) for _ in range(2)]
+        flags = {**arguments, **write_list(tmp_path / "list.txt", fake_davis)}
+        process = start({**flags, "ray": cluster.address})
+        out = arguments["out"]
+        wait_until(lambda: len(list(out.glob(".*.*"))) == 2, process)
+        cluster.remove_node(nodes[1], allow_graceful=False)
+        said = process.communicate(timeout=SECONDS)
+        assert process.returncode == 0, said
+        assert "Its worker was lost" in said[1]
+    finally:
+        cluster.shutdown()
+    attempts = {line["sequence"]: line["attempts"] for line in read_lines(out)}
+    assert attempts.keys() == {"bear", "goat", "swan"}
+    assert sorted(attempts.values()) == [1, 1, 2]
+    for name in attempts:
+        assert list(read_masks(out / name)) == FRAMES
+
+
+# --- Kubernetes -----------------------------------------------------------------------------------
+
+
+def test_the_job_file_gives_each_index_its_shard():
+    text = JOB.read_text(encoding="utf-8")
+    completions = int(re.search(r"^  completions: (\d+)", text, re.MULTILINE)[1])
+    assert "completionMode: Indexed" in text and "- osvos-segment-dataset" in text
+    arguments = re.findall(r"^ +- (--\S+)", text, re.MULTILINE)
+    arguments = [word.replace("$(JOB_COMPLETION_INDEX)", "3") for word in arguments]
+    args = cli.parse(segment_dataset.FLAGS, arguments)
+    assert args.shard == f"3/{completions}"
+    assert len(args.flag_values_dict()) and args.davis == "/data/DAVIS"
+    assert f'cpu: "{args.cpus}"' in text
+
+
+@pytest.mark.skipif(importlib.util.find_spec("yaml") is None, reason="no YAML parser is there")
+def test_the_job_file_is_a_job():
+    import yaml
+
+    job = yaml.safe_load(JOB.read_text(encoding="utf-8"))
+    assert (job["apiVersion"], job["kind"]) == ("batch/v1", "Job")
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    codes = {
+        rule["action"]: rule["onExitCodes"]["values"]
+        for rule in job["spec"]["podFailurePolicy"]["rules"]
+        if "onExitCodes" in rule
+    }
+    assert codes == {"FailJob": [2], "FailIndex": [3]}
+    assert {mount["name"] for mount in container["volumeMounts"]} == {
+        volume["name"] for volume in job["spec"]["template"]["spec"]["volumes"]
+    }
