@@ -21,16 +21,19 @@ MAY_IMPORT = {
     "files": set(),
     # Data: knows nothing of the networks.
     "davis": set(),
-    "bsds": {"davis", "video", "numpy", "scipy"},
-    "label_maps": {"davis", "video", "scipy", *PIXELS},
+    "matlab": {"numpy"},
+    "bsds": {"davis", "matlab", "video", "numpy"},
+    "label_maps": {"davis", "matlab", "video", "numpy"},
     "video": PIXELS,
     "painter": PIXELS,
-    "tfrecord": {"davis", "video", "tensorflow", *PIXELS},
+    "salvage": set(),
+    "tfrecord": {"davis", "salvage", "video", "tensorflow", *PIXELS},
     "augment": {*TENSORS},
     "input_pipeline": {"tfrecord", "augment", *TENSORS},
     # The networks and their training.
     "layers": KERAS,
-    "model": {"h5py", "layers", *KERAS},
+    "keras_file": {"h5py"},
+    "model": {"h5py", "keras_file", "layers", *KERAS},
     "weights": {"model", *KERAS},
     "cost": {"model"},
     "losses": {*TENSORS},
@@ -64,8 +67,9 @@ MAY_IMPORT = {
 }
 EVERYWHERE = {"errors", "files"}
 WITHOUT_TENSORFLOW = ["bsds", "contour_metrics", "davis", "errors", "files", "inference",
-                      "label_maps", "metrics", "painter", "recipes", "report", "report_page",
-                      "serving", "snapping", "video", "visualize"]  # fmt: skip
+                      "label_maps", "matlab", "metrics", "painter", "recipes", "report",
+                      "report_page", "salvage", "serving", "snapping", "video",
+                      "visualize"]  # fmt: skip
 HEAVY = {"aiohttp", "grpc", "higra", "keras", "requests", "scipy", "tensorflow"}  # seconds to load
 
 
