@@ -135,8 +135,6 @@ def _check_counts(manifest):
     frames = [shard["frames"] for shard in shards]
     if not all(type(count) is int and count >= 0 for count in (*frames, *counts)):
         raise ValueError("a number of frames is none")
-    if any(count > shard["bytes"] for count, shard in zip(frames, shards, strict=True)):
-        raise ValueError("a shard has more frames than bytes")
     if sum(frames) != sum(counts):
         raise ValueError(f"{sum(frames)} frames in the shards, {sum(counts)} in the sequences")
 
@@ -196,13 +194,13 @@ def load_records(records, *, skip_corrupt=False):
     """
     records = pathlib.Path(records)
     manifest = read_manifest(records, allow_cut=skip_corrupt)
-    places = iter(
-        [(name, n) for name, count in manifest["sequences"].items() for n in range(count)]
-    )
-    examples, lost = [], []
+    examples, lost, first = [], [], 0
     for shard in manifest["shards"]:
-        here = list(itertools.islice(places, shard["frames"]))
-        whole, damaged = _read_shard(records / shard["file"], shard.get("sha256"), here)
+        whole, damages = _read_shard(records / shard["file"], shard)
+        damaged = [
+            Lost(shard["file"], index, *_place(manifest, first + index), count, reason)
+            for index, count, reason in damages
+        ]
         if damaged and not skip_corrupt:
             raise InputError(
                 f"Damaged records in {records}: {damaged[0]}. Convert again, or leave such frames "
@@ -210,36 +208,44 @@ def load_records(records, *, skip_corrupt=False):
             )
         examples += whole
         lost += damaged
+        first += shard["frames"]
     return examples, lost
 
 
-def _read_shard(path, sha256, places):
-    """Returns the examples of a shard and a list of `Lost`.
+def _place(manifest, number):
+    """Returns (sequence, number of the frame in it) of a frame, counted over all of them."""
+    for name, count in manifest["sequences"].items():
+        if number < count:
+            return name, number
+        number -= count
+    raise IndexError(number)
+
+
+def _read_shard(path, entry):
+    """Returns a shard's examples, and (index, count, reason) for each place where some are lost.
 
     Args:
         path: the shard.
-        sha256: its checksum.
-        places: (sequence, number of the frame) of each of its records.
+        entry: what the manifest says of it.
     """
     content = path.read_bytes()
-    is_right = hashlib.sha256(content).hexdigest() == sha256
-    examples, lost = [], []
-    found = itertools.chain(
+    is_right = hashlib.sha256(content).hexdigest() == entry.get("sha256")
+    records = itertools.chain(
         salvage.split(content, check=not is_right),
         [salvage.Damage("the shard ends before it", is_end=True)],
     )
-    for index, (place, record) in enumerate(zip(places, found, strict=False)):
-        if not isinstance(record, salvage.Damage):
+    examples, damages = [], []
+    for index, record in enumerate(itertools.islice(records, entry["frames"])):
+        if isinstance(record, bytes):
             reason = _fault(record)
             if reason is None:
                 examples.append(record)
                 continue
             record = salvage.Damage(reason)
-        count = len(places) - index if record.is_end else 1
-        lost.append(Lost(path.name, index, *place, count, record.reason))
+        damages.append((index, entry["frames"] - index if record.is_end else 1, record.reason))
         if record.is_end:
             break
-    return examples, lost
+    return examples, damages
 
 
 def _fault(example):

@@ -17,6 +17,7 @@ import tempfile
 import textwrap
 import threading
 import time
+import warnings
 
 import tqdm
 from absl import flags
@@ -45,6 +46,8 @@ def run(main, flag_values, doc):
         print(doc.strip(), _describe(flag_values), sep="\n\n")
         sys.exit(0)
     signal.signal(signal.SIGTERM, _on_sigterm)
+    # Pillow's warning of a large picture: our own limit is lower, and has its own message.
+    warnings.filterwarnings("ignore", message=r"Image size \(\d+ pixels\) exceeds limit")
     try:
         main(parse(flag_values, sys.argv[1:], name))
     except (InputError, flags.Error) as error:
