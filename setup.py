@@ -15,8 +15,7 @@ REQUIREMENTS = [
     # OpenCV: video, drawing, boundaries, thinning of contours. Headless: no display libraries.
     "opencv-contrib-python-headless>=4.9,<6",
     "pillow>=10.1,<14",  # palette masks: OpenCV turns palette indices into colours
-    "scipy>=1.11,<2",  # .mat files: ground truth of BSDS500, label maps, weights
-    "h5py>=3.10,<4",  # VGG16 as Keras distributes it, half-size .keras files; Keras brings it
+    "h5py>=3.10,<4",  # inside .keras files, and VGG16 as Keras distributes it; Keras brings it
     "higra>=0.6.6,<0.7",  # graph hierarchies: the tree in which superpixels merge, for snapping
     "absl-py>=2.0,<3",  # the commands' flags
     "jinja2>=3.1,<4",  # report.html: loops, and escaping of the names that users give
@@ -27,7 +26,8 @@ EXTRAS = {
     "serving": [
         "tensorflow-serving-api>=2.15,<2.22",  # TF Serving's own messages and gRPC stubs
         "grpcio>=1.60,<2",  # the embedded server's and the client's gRPC
-        "aiohttp>=3.9,<4",  # the embedded server's REST side
+        # The embedded server's REST side; older ones unpack a compressed body at once, of any size.
+        "aiohttp>=3.13.3,<4",
         "prometheus-client>=0.20,<1",  # its /metrics
         "requests>=2.31,<3",  # the REST client
     ],
@@ -41,6 +41,7 @@ EXTRAS = {
     "dev": [
         "pytest>=8,<10",  # the tests
         "hypothesis>=6.100,<7",  # property tests
+        "scipy>=1.11,<2",  # writes the tests' .mat files; their matching and transforms
         "pytest-timeout>=2.3,<3",  # a hanging process test must fail, not hang
         "ruff>=0.8,<1",  # lint and format
     ],

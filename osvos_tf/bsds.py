@@ -10,8 +10,8 @@ ROOT may also be the folder above, as the data set's archive unpacks: ROOT/BSDS5
 import pathlib
 
 import numpy as np
-import scipy.io
 
+from osvos_tf import matlab
 from osvos_tf.davis import Frame, Sequence
 from osvos_tf.errors import InputError
 from osvos_tf.video import VOID
@@ -61,9 +61,9 @@ def read_boundaries(path):
         InputError: no MATLAB 5 file, or none of BSDS500's.
     """
     try:
-        cell = scipy.io.loadmat(path, variable_names=["groundTruth"])["groundTruth"]
-        return np.stack([annotator["Boundaries"][0, 0] > 0 for annotator in cell.ravel()])
-    except Exception as error:  # a damaged file fails in many ways inside SciPy
+        annotators = matlab.read(path)["groundTruth"]
+        return np.stack([structs[0]["Boundaries"] > 0 for structs in annotators])
+    except Exception as error:  # a file may hold anything else
         raise InputError(
             f"Cannot read {path} as ground truth of BSDS500: wanted a MATLAB 5 file with the cell "
             f"'groundTruth' ({type(error).__name__}: {error})."

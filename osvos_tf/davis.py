@@ -118,6 +118,8 @@ def _from_pairs(root, path, lines):
         if ".." in image.parts + mask.parts:
             raise InputError(f"{path}, line {number}: the paths must stay inside {root}.")
         image, mask = root / image, root / mask
+        for name in (image.parent.name, image.stem, mask.name):
+            check_name(name, f"{path}, line {number},")
         _require(image, "image", path)
         _require(mask, "mask", path)
         frames.setdefault(image.parent.name, []).append(Frame(image.stem, image, mask))

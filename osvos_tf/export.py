@@ -33,6 +33,7 @@ CONFIG_FILE = "models.config"
 MODELS_ROOT = "/models"  # where the tensorflow/serving image looks for models
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
 
+_ABANDONED = 3600.0  # seconds after which a version that is not finished never will be
 _WARMUP_SIZE = (480, 854)  # height and width of DAVIS's frames
 _NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"  # what needs no escaping in a URL and in models.config
 
@@ -96,7 +97,8 @@ def export_saved_model(network, folder, *, contour=None, threshold=DEFAULT_THRES
 
     Raises:
         InputError: the version exists, the folder's name or place will not do, `models.config` is
-            there and cannot be read, or tensorflow-serving-api is not installed.
+            there and cannot be read, the version cannot be written, or tensorflow-serving-api is
+            not installed.
     """
     folder = check_folder(folder, version)
     config = _read_config(folder.parent / CONFIG_FILE)
@@ -107,12 +109,18 @@ def export_saved_model(network, folder, *, contour=None, threshold=DEFAULT_THRES
     ]
     files.ensure_writable(folder.parent)
     files.ensure_writable(folder)
+    files.remove_leftovers(folder, older_than=_ABANDONED)
     temporary = folder / f".{secrets.token_hex(4)}.new"  # no number, so no server loads it
     try:
         _save(_signatures(*predictors, threshold=threshold), temporary)
         _write_warmup(temporary / WARMUP_FILE, folder.name)
         _flush_to_disk(temporary)
         path = _publish(temporary, folder, version)
+    except tf.errors.OpError as error:
+        raise InputError(
+            f"Cannot write a version to {folder}: {error.message}. Make room, or name another "
+            "folder."
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     _write_configs(folder.parent, config)
@@ -273,7 +281,7 @@ def _read_config(path):
         return config
     try:
         return text_format.Parse(path.read_text(encoding="utf-8"), config)
-    except (text_format.ParseError, UnicodeDecodeError) as error:
+    except (text_format.ParseError, ValueError, RecursionError) as error:
         raise InputError(
             f"{path} is no ModelServerConfig in text form: {error}. Mend it, or remove it to have "
             "it written again."

@@ -2,15 +2,19 @@
 
 import json
 import os
+import re
 import secrets
+import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from osvos_tf.errors import InputError
 
 # The parent network that comes with the package.
 COMPACT_PARENT = Path(__file__).resolve().parents[1] / "saved_models" / "compact" / "parent.keras"
+MAX_JSON_BYTES = 2**24  # a manifest has 200 bytes a shard and 20 a sequence
 
 
 @contextmanager
@@ -40,6 +44,10 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         yield temporary
         flush_to_disk(temporary)
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno is not None and error.filename in (None, str(temporary)):
+            error.filename = str(path)  # what the user knows; a write says no name at all
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -48,6 +56,35 @@ def write_json(path: str | os.PathLike, value: object) -> None:
     """Writes a value as a JSON file, whole or not at all; raises as `atomic_path` does."""
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+
+
+def remove_leftovers(folder: str | os.PathLike, older_than: float = 0.0) -> None:
+    """Removes what a killed process left of `atomic_path` in a folder.
+
+    Args:
+        folder: need not exist.
+        older_than: seconds; spares what another process may be writing just now.
+    """
+    for path in Path(folder).glob(".????????.*"):
+        if re.fullmatch(r"\.[0-9a-f]{8}\..+", path.name):
+            with suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime >= older_than:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def read_json(path: str | os.PathLike) -> object:
+    """Returns the value of a JSON file.
+
+    Raises:
+        ValueError: it is no JSON, or larger than `MAX_JSON_BYTES`; OSError: it cannot be read.
+    """
+    path = Path(path)
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise ValueError(f"it has more than {MAX_JSON_BYTES} bytes, which is the limit")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError("its brackets are nested too deeply") from error
 
 
 def ensure_writable(folder: str | os.PathLike) -> Path:

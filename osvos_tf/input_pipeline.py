@@ -11,7 +11,9 @@ from osvos_tf import augment, tfrecord
 from osvos_tf.errors import InputError
 
 
-def parent_dataset(records, augmentation, *, batch_size=1, height=None, width=None, seed=0):
+def parent_dataset(
+    records, augmentation, *, batch_size=1, height=None, width=None, seed=0, on_lost=None
+):
     """Endless augmented views of all frames of a records folder, in a new order every pass.
 
     The encoded frames are kept in memory: about 70 KB each for DAVIS 480p, 0.2 GB for its train
@@ -25,6 +27,8 @@ def parent_dataset(records, augmentation, *, batch_size=1, height=None, width=No
         height: height in pixels of the views; None leaves frames at their own size.
         width: width in pixels of the views; None takes what the first frame's shape makes it.
         seed: of order and augmentation.
+        on_lost: called with a list of `tfrecord.Lost` where records are damaged, which are then
+            left out; None refuses such records.
 
     Returns:
         Dataset of (image, label): float32 [batch, height, width, 3] in 0..255, and uint8
@@ -33,7 +37,7 @@ def parent_dataset(records, augmentation, *, batch_size=1, height=None, width=No
     Raises:
         InputError: the records are incomplete or damaged, or hold no frame with a mask.
     """
-    examples = records if tf.is_tensor(records) else read_examples(records)
+    examples = records if tf.is_tensor(records) else read_examples(records, on_lost)
     first = tf.train.Example.FromString(examples[0].numpy()).features.feature
     shape = [first[side].int64_list.value[0] for side in ("height", "width")]
     size = _view_size(shape, height) if width is None else (height, width)
@@ -44,11 +48,12 @@ def parent_dataset(records, augmentation, *, batch_size=1, height=None, width=No
     return _views(load, len(examples), augmentation, batch_size, size, seed)
 
 
-def read_examples(records):
+def read_examples(records, on_lost=None):
     """Reads the encoded frames of a records folder that have a mask.
 
     Args:
         records: folder that `davis_to_tfrecord` made.
+        on_lost: see `parent_dataset`.
 
     Returns:
         string [frames], serialised `tf.train.Example`s.
@@ -56,12 +61,10 @@ def read_examples(records):
     Raises:
         InputError: see `parent_dataset`.
     """
-    try:
-        examples = [e for e in tfrecord.read_records(records).as_numpy_iterator() if _has_mask(e)]
-    except tf.errors.DataLossError as error:
-        raise InputError(
-            f"The records in {records} are damaged ({error.message}). Convert again."
-        ) from error
+    examples, lost = tfrecord.load_records(records, skip_corrupt=on_lost is not None)
+    if lost:
+        on_lost(lost)
+    examples = [example for example in examples if _has_mask(example)]
     if not examples:
         raise InputError(f"The records in {records} hold no frame with a mask to learn from.")
     return tf.constant(examples)

@@ -12,12 +12,11 @@ A name may hold folders. Where the images lie elsewhere, their folder is given a
 import pathlib
 
 import numpy as np
-import scipy.io
-from PIL import Image
 
+from osvos_tf import matlab
 from osvos_tf.davis import Frame, Sequence
 from osvos_tf.errors import InputError
-from osvos_tf.video import VOID
+from osvos_tf.video import VOID, open_image
 
 _LAYOUTS = (("images", "labels"), ("JPEGImages", "Annotations"))
 _IMAGES, _MAPS = (".jpg", ".jpeg"), (".png", ".mat")
@@ -97,7 +96,7 @@ def _named(folder, suffixes):
 def _read_map(path):
     try:
         labels = _read_matlab(path) if path.suffix.lower() == ".mat" else _read_png(path)
-    except Exception as error:  # a damaged file fails in many ways inside SciPy and Pillow
+    except Exception as error:  # a damaged file fails in many ways inside Pillow
         raise InputError(
             f"Cannot read label map {path} ({type(error).__name__}: {error})."
         ) from error
@@ -112,8 +111,8 @@ def _read_map(path):
 def _read_matlab(path):
     arrays = [
         value
-        for name, value in scipy.io.loadmat(path).items()
-        if not name.startswith("__") and np.ndim(value) == 2
+        for value in matlab.read(path).values()
+        if isinstance(value, np.ndarray) and value.ndim == 2
     ]
     if len(arrays) != 1:
         raise ValueError(f"wanted one two-dimensional array, got {len(arrays)}")
@@ -121,5 +120,5 @@ def _read_matlab(path):
 
 
 def _read_png(path):
-    with Image.open(path) as picture:
+    with open_image(path) as picture:
         return np.asarray(picture)

@@ -14,7 +14,7 @@ import h5py
 import keras
 import tensorflow as tf
 
-from osvos_tf import layers
+from osvos_tf import keras_file, layers
 from osvos_tf.errors import InputError
 from osvos_tf.files import atomic_path
 
@@ -36,6 +36,7 @@ INITIALISERS = {
 PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 _TRUNK = ("block", "prep_")  # names of the layers that do matrix work
 _WEIGHTS = "model.weights.h5"  # in a .keras file
+_PROBE_SIZE = (17, 19)  # height and width of the frame that a loaded network must take
 _PROBE = 1024  # rows of the matrix product that compares the precisions
 
 
@@ -201,11 +202,20 @@ def save_model(model, path, *, storage="float32"):
         path: the `.keras` file.
         storage: type of the weights in the file: "float32", or "float16", which halves it at the
             cost of the last bits. They are float32 again when the file is loaded.
+
+    Raises:
+        InputError: it cannot be written; where there is no room, HDF5 says so in words of its own.
     """
-    with atomic_path(path) as temporary:
-        model.save(temporary)
-        if storage != "float32":
-            _recode(temporary, storage)
+    try:
+        with atomic_path(path) as temporary:
+            model.save(temporary)
+            if storage != "float32":
+                _recode(temporary, storage)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(
+            f"Cannot write {path}: {reason}. Make room, or name another folder."
+        ) from error
 
 
 def _recode(path, storage):
@@ -240,22 +250,29 @@ def load_model(path):
         The functional `keras.Model`, with float32 weights.
 
     Raises:
-        InputError: no such file, no Keras model, or not a network of this package.
+        InputError: no such file, no Keras model, or not a network of this package; foreign code
+            in the file is never run, see `keras_file`.
     """
     path = pathlib.Path(path)
     if not path.is_file():
         raise InputError(f"No model file {path}. Wanted a .keras file, such as parent.keras.")
-    if not zipfile.is_zipfile(path):
-        raise InputError(f"{path} is not a .keras file (a zip archive). Train or import one.")
+    # Keras chooses the format by the suffix, and other formats have no safe mode.
+    if path.suffix != ".keras" or not zipfile.is_zipfile(path):
+        raise InputError(
+            f"{path} is not a .keras file (a zip archive of that suffix). Train or import one."
+        )
+    keras_file.check(path)
     try:
-        model = keras.models.load_model(path, compile=False)
-    except (ValueError, TypeError, KeyError, OSError, zipfile.BadZipFile) as error:
-        reason = str(error).strip().splitlines()[0]
+        model = keras.models.load_model(path, compile=False, safe_mode=True)
+        outputs = model(tf.zeros([1, *_PROBE_SIZE, 3], tf.uint8))
+        shapes = {name: tuple(logits.shape) for name, logits in outputs.items()}
+    except Exception as error:  # a graph that does not fit together fails anywhere inside Keras
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path} cannot be loaded as a Keras model: {reason}") from error
-    if set(getattr(model, "output_names", ())) != set(OUTPUTS):
+    if shapes != dict.fromkeys(OUTPUTS, (1, *_PROBE_SIZE, 1)):
         raise InputError(
             f"{path} is a Keras model, but no OSVOS network: wanted the outputs "
-            f"{', '.join(OUTPUTS)}, got {', '.join(getattr(model, 'output_names', ())) or 'none'}."
+            f"{', '.join(OUTPUTS)} of a frame's size, got {shapes}."
         )
     return model
 

@@ -259,7 +259,7 @@ def read_config(path):
     try:
         text = path.read_text(encoding="utf-8")
         config = text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
-    except (text_format.ParseError, UnicodeDecodeError) as error:
+    except (text_format.ParseError, ValueError, OSError, RecursionError) as error:
         raise InputError(
             f"Wanted TF Serving's model_config_list {{ config {{ name: ... base_path: ... }} }} in "
             f"{path}. It cannot be read: {error}."

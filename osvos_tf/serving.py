@@ -17,6 +17,7 @@ import os
 import pathlib
 import random
 import re
+import struct
 import time
 
 import cv2
@@ -378,7 +379,7 @@ class _Grpc(_Remote):
         request.inputs[input_name].CopyFrom(tf.make_tensor_proto(value))
         reply = self._call(self._stub.Predict, request, seconds)
         result = tf.make_ndarray(reply.outputs[output_name])
-        return _from_pngs(result) if self._encoded else result
+        return _from_pngs(result, frames.shape[1:3]) if self._encoded else result
 
     def _fill_spec(self, spec):
         spec.name = self._model
@@ -444,12 +445,18 @@ class _Rest(_Remote):
         body["signature_name"] = signature
         reply = self._call("POST", f"{self._url}:predict", body, seconds)
         try:
-            return self._read(reply, output_name)
+            return self._read(reply, output_name, frames.shape[1:3])
         except (KeyError, TypeError, ValueError) as error:
             raise self._strange(reply) from error
 
-    def _read(self, reply, name):
-        """Returns the output of a reply, whose form follows from the request's."""
+    def _read(self, reply, name, size):
+        """Returns the output of a reply, whose form follows from the request's.
+
+        Args:
+            reply: what came as JSON.
+            name: of the output.
+            size: (height, width) of the frames asked about.
+        """
         if self._form == "instances":
             # A signature's only output comes without its name.
             values = [
@@ -460,7 +467,7 @@ class _Rest(_Remote):
             outputs = reply["outputs"]
             values = outputs[name] if isinstance(outputs, dict) else outputs
         if self._encoded:
-            return _from_pngs([base64.b64decode(value["b64"]) for value in values])
+            return _from_pngs([base64.b64decode(value["b64"]) for value in values], size)
         return np.asarray(values, OUTPUTS[self._output])
 
     def _call(self, method, url, body, seconds):
@@ -528,8 +535,15 @@ def _to_png(frame):
     return cv2.imencode(".png", bgr, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
 
 
-def _from_pngs(images):
-    """Decodes masks, PNG 0/255, to uint8 0/1 [batch, height, width, 1]."""
+def _from_pngs(images, size):
+    """Decodes masks of frames of `size` (height, width), PNG 0/255, to uint8 0/1 [n, h, w, 1]."""
+    for png in images:  # looked at before it is decoded: it might unpack to anything
+        width, height = struct.unpack(">II", png[16:24].ljust(8, b"\0"))
+        if width * height > size[0] * size[1]:
+            raise ServingError(
+                f"The server answered a frame of {size[1]}x{size[0]} with a mask of "
+                f"{width}x{height} (width x height)."
+            )
     masks = [cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_GRAYSCALE) for png in images]
     if any(mask is None for mask in masks):
         raise ValueError("a mask is no PNG")

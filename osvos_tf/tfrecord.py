@@ -6,24 +6,26 @@
 The manifest is written last: a folder without one holds no records.
 """
 
+import dataclasses
 import glob
 import hashlib
 import io
 import itertools
-import json
 import pathlib
 
 import cv2
 import tensorflow as tf
-from PIL import Image
+from PIL import Image, ImageOps
 
-from osvos_tf import video
+from osvos_tf import salvage, video
+from osvos_tf.davis import check_name
 from osvos_tf.errors import InputError
-from osvos_tf.files import atomic_path, ensure_writable, write_json
+from osvos_tf.files import atomic_path, ensure_writable, read_json, write_json
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
-# `image` is a JPEG, the source's own bytes unless it was resized. `mask` is a one-channel PNG with
+# `image` is a JPEG, the source's own bytes unless it was resized, or turned upright as its EXIF
+# orientation says. `mask` is a one-channel PNG with
 # 0 background, 255 object, 128 void; it is empty where the frame has none.
 FEATURES = {
     "sequence": tf.io.FixedLenFeature([], tf.string),
@@ -34,7 +36,7 @@ FEATURES = {
     "mask": tf.io.FixedLenFeature([], tf.string, default_value=b""),
 }
 _STORED_VOID = 128
-_JPEG_QUALITY = 95  # of resized images
+_JPEG_QUALITY = 95  # of images that were resized or turned
 
 
 def write_records(
@@ -89,8 +91,12 @@ def write_records(
     return manifest
 
 
-def read_manifest(records):
+def read_manifest(records, *, allow_cut=False):
     """Returns the manifest of a records folder, after checking that every shard is there.
+
+    Args:
+        records: the folder.
+        allow_cut: lets shards pass that are shorter or longer than the manifest says.
 
     Raises:
         InputError: no manifest, another schema, or a shard that is missing or cut short.
@@ -103,22 +109,34 @@ def read_manifest(records):
             "it (again) with --out set to this folder."
         )
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        version, shards = manifest["schema_version"], manifest["shards"]
-        sizes = {shard["file"]: shard["bytes"] for shard in shards}
-    except (ValueError, KeyError, TypeError) as error:
+        manifest = read_json(path)
+        version = manifest["schema_version"]
+        shards = [(str(shard["file"]), shard["bytes"]) for shard in manifest["shards"]]
+        _check_counts(manifest)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{path} is no manifest of records ({error}). Remove it, convert again."
         ) from error
     if version != SCHEMA_VERSION:
         raise InputError(f"{path}: wanted schema version {SCHEMA_VERSION}, got {version}.")
-    for name, size in sizes.items():
+    for name, size in shards:
+        check_name(name, path)
         shard = records / name
         found = shard.stat().st_size if shard.is_file() else None
-        if found != size:
+        if found is None or (found != size and not allow_cut):
             state = "is missing" if found is None else f"has {found} bytes"
             raise InputError(f"{shard} {state}, {MANIFEST} says {size} bytes. Convert again.")
     return manifest
+
+
+def _check_counts(manifest):
+    """Raises ValueError unless the numbers of frames go together and are possible."""
+    shards, counts = manifest["shards"], manifest["sequences"].values()
+    frames = [shard["frames"] for shard in shards]
+    if not all(type(count) is int and count >= 0 for count in (*frames, *counts)):
+        raise ValueError("a number of frames is none")
+    if sum(frames) != sum(counts):
+        raise ValueError(f"{sum(frames)} frames in the shards, {sum(counts)} in the sequences")
 
 
 def read_records(records):
@@ -126,6 +144,124 @@ def read_records(records):
     manifest = read_manifest(records)
     paths = [str(pathlib.Path(records) / shard["file"]) for shard in manifest["shards"]]
     return tf.data.TFRecordDataset(paths)
+
+
+@dataclasses.dataclass(frozen=True)
+class Lost:
+    """Frames that cannot be had from a shard: one damaged record, or all from a place on.
+
+    Attributes:
+        shard: name of the file.
+        record: number in it of the first one lost, from 0.
+        sequence: the sequence to which it belongs.
+        frame: its number in the sequence, from 0.
+        count: how many are lost here.
+        reason: what is wrong with the first.
+    """
+
+    shard: str
+    record: int
+    sequence: str
+    frame: int
+    count: int
+    reason: str
+
+    def __str__(self):
+        more = f" and the {self.count - 1} behind it" if self.count > 1 else ""
+        return (
+            f"record {self.record} of {self.shard} (frame {self.frame} of sequence "
+            f"{self.sequence!r}, counted from 0){more}: {self.reason}"
+        )
+
+
+def load_records(records, *, skip_corrupt=False):
+    """Reads all serialised examples into memory and checks every one of them.
+
+    Shards are held against the manifest's checksums. In one that differs, each record is held
+    against its own, so that the damaged frame can be named. Pictures are of the size that the
+    record says, and none is larger than `video.MAX_PIXELS`.
+
+    Args:
+        records: the folder.
+        skip_corrupt: leaves damaged frames out instead of raising.
+
+    Returns:
+        `(examples, lost)`: a list of bytes, and a list of `Lost`, empty unless frames were left
+        out.
+
+    Raises:
+        InputError: no manifest, a missing shard, or a damaged frame; the first one is named.
+    """
+    records = pathlib.Path(records)
+    manifest = read_manifest(records, allow_cut=skip_corrupt)
+    examples, lost, first = [], [], 0
+    for shard in manifest["shards"]:
+        whole, damages = _read_shard(records / shard["file"], shard)
+        damaged = [
+            Lost(shard["file"], index, *_place(manifest, first + index), count, reason)
+            for index, count, reason in damages
+        ]
+        if damaged and not skip_corrupt:
+            raise InputError(
+                f"Damaged records in {records}: {damaged[0]}. Convert again, or leave such frames "
+                "out with --skip_corrupt."
+            )
+        examples += whole
+        lost += damaged
+        first += shard["frames"]
+    return examples, lost
+
+
+def _place(manifest, number):
+    """Returns (sequence, number of the frame in it) of a frame, counted over all of them."""
+    for name, count in manifest["sequences"].items():
+        if number < count:
+            return name, number
+        number -= count
+    raise IndexError(number)
+
+
+def _read_shard(path, entry):
+    """Returns a shard's examples, and (index, count, reason) for each place where some are lost.
+
+    Args:
+        path: the shard.
+        entry: what the manifest says of it.
+    """
+    content = path.read_bytes()
+    is_right = hashlib.sha256(content).hexdigest() == entry.get("sha256")
+    records = itertools.chain(
+        salvage.split(content, check=not is_right),
+        [salvage.Damage("the shard ends before it", is_end=True)],
+    )
+    examples, damages = [], []
+    for index, record in enumerate(itertools.islice(records, entry["frames"])):
+        if isinstance(record, bytes):
+            reason = _fault(record)
+            if reason is None:
+                examples.append(record)
+                continue
+            record = salvage.Damage(reason)
+        damages.append((index, entry["frames"] - index if record.is_end else 1, record.reason))
+        if record.is_end:
+            break
+    return examples, damages
+
+
+def _fault(example):
+    """Returns what makes a serialised example unfit for `parse`, None if nothing does."""
+    try:
+        features = tf.train.Example.FromString(example).features.feature
+        size = [features[side].int64_list.value[0] for side in ("height", "width")]
+        for name, formats in (("image", ("JPEG", "MPO")), ("mask", ("PNG",))):
+            if name == "mask" and name not in features:
+                continue
+            with video.open_image(io.BytesIO(features[name].bytes_list.value[0])) as picture:
+                if picture.format not in formats or list(picture.size[::-1]) != size:
+                    return f"its {name} is {picture.format} of the size {picture.size}"
+    except Exception as error:  # its bytes may be anything
+        return f"it is no example of ours ({type(error).__name__}: {error})"
+    return None
 
 
 def parse(example, *, size=None):
@@ -237,11 +373,14 @@ def _read_jpeg(path):
     """Returns the file's bytes and its (height, width), after decoding it as a check."""
     try:
         content = pathlib.Path(path).read_bytes()
-        with Image.open(io.BytesIO(content)) as picture:
+        with video.open_image(io.BytesIO(content)) as picture:
             kind, (width, height) = picture.format, picture.size
+            if video.is_turned(picture):  # a reader of records knows nothing of EXIF
+                picture = ImageOps.exif_transpose(picture)
+                return _to_jpeg(picture.convert("RGB")), picture.size[::-1]
             picture.draft("L", (width // 8, height // 8))  # reads every byte, computes few pixels
             picture.load()
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # a damaged file fails in many ways inside Pillow
         raise InputError(f"Cannot read image {path}: {error}. Replace the file.") from error
     if kind != "JPEG":
         raise InputError(f"Image {path} is {kind} inside. Records take JPEG files.")
@@ -250,9 +389,12 @@ def _read_jpeg(path):
 
 def _resize_jpeg(content, width, height):
     with Image.open(io.BytesIO(content)) as picture:
-        small = picture.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
+        return _to_jpeg(picture.convert("RGB").resize((width, height), Image.Resampling.LANCZOS))
+
+
+def _to_jpeg(picture):
     encoded = io.BytesIO()
-    small.save(encoded, "JPEG", quality=_JPEG_QUALITY)
+    picture.save(encoded, "JPEG", quality=_JPEG_QUALITY, exif=b"")
     return encoded.getvalue()
 
 
@@ -292,7 +434,7 @@ def _clear(out, split):
     manifest = out / MANIFEST
     if manifest.exists():
         try:
-            holds = json.loads(manifest.read_text(encoding="utf-8"))["split"]
+            holds = read_json(manifest)["split"]
         except (ValueError, KeyError, TypeError):
             raise InputError(
                 f"{manifest} is no manifest of records, and is in the way of one. Name another "

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import math
 import pathlib
+import shutil
 import sys
 import time
 
@@ -11,6 +12,7 @@ import keras
 import tensorflow as tf
 
 from osvos_tf import losses
+from osvos_tf.errors import InputError
 from osvos_tf.model import with_precision
 
 _MOMENTUM = 0.9
@@ -31,12 +33,14 @@ class History:
         seconds: wall-clock time of the loop.
         losses: (update, loss) pairs; the loss is the stage's total, a mean over the update.
         resumed_from: updates that a checkpoint brought along, 0 for a fresh start.
+        damaged: names of the checkpoints that could not be read, so that an older one was taken.
     """
 
     updates: int
     seconds: float
     losses: tuple[tuple[int, float], ...]
     resumed_from: int = 0
+    damaged: tuple[str, ...] = ()
 
 
 def train(
@@ -48,6 +52,7 @@ def train(
     budget=None,
     is_learned=None,
     on_update=None,
+    stop=None,
     checkpoint_seconds=60.0,
     summary_every=25,
 ):
@@ -67,6 +72,7 @@ def train(
         is_learned: called with the updates done after each update; once it gives True, training
             ends early, after the stage's cool-down. None trains all updates.
         on_update: called with (updates done, loss) after each update.
+        stop: asked after each update; training ends there, its checkpoint saved, once it says True.
         checkpoint_seconds: least time between two checkpoints; the last update is always saved.
         summary_every: updates between two TensorBoard entries.
 
@@ -76,12 +82,15 @@ def train(
     Raises:
         FloatingPointError: the loss is not finite; the message names the update, and the weights
             are those of the update before.
+        InputError: no checkpoint of the work folder can be read, or none can be written.
     """
     optimizer = _make_optimizer(stage)
     optimizer.build(model.trainable_variables)
     batches = iter(dataset)
     done = tf.Variable(stage.first_update, dtype=tf.int64, trainable=False)
-    manager = _restore(workdir, stage, model=model, optimizer=optimizer, done=done, batches=batches)
+    manager, damaged = _restore(
+        workdir, stage, model=model, optimizer=optimizer, done=done, batches=batches
+    )
     first = safe = int(done)  # `safe`: updates that a checkpoint holds
     loop = _Loop(model, optimizer, stage, batches, _summaries(workdir))
     start = saved = time.monotonic()
@@ -100,11 +109,13 @@ def train(
         if is_learned is not None and is_learned(update + 1):
             end, is_learned = min(end, update + 1 + stage.cooldown), None
         if manager is not None and time.monotonic() - saved >= checkpoint_seconds:
-            manager.save(checkpoint_number=done)
+            _save(manager, done)
             saved, safe = time.monotonic(), update + 1
+        if stop is not None and stop():
+            break
     if manager is not None and safe < int(done):
-        manager.save(checkpoint_number=done)
-    return History(len(history), time.monotonic() - start, tuple(history), first)
+        _save(manager, done)
+    return History(len(history), time.monotonic() - start, tuple(history), first, damaged)
 
 
 class _Clock:
@@ -243,24 +254,73 @@ class _Loop:
 
 
 def _restore(workdir, stage, *, batches, **state):
-    """Returns the work folder's checkpoint manager, the state restored; None without a folder.
+    """Restores the state from the work folder's last checkpoint that can be read.
 
-    Where the checkpoint is the last of an earlier stage, `batches` start anew: the iterator saved
-    with it holds finished batches of that stage's views, whose number and size may be others.
+    Where that is the last of an earlier stage, `batches` start anew: the iterator saved with it
+    holds finished batches of that stage's views, whose number and size may be others.
+
+    Returns:
+        `(manager, damaged)`: the checkpoint manager, None without a folder, and the names of
+        younger checkpoints that could not be read, which are removed.
+
+    Raises:
+        InputError: there are checkpoints, and none can be read.
     """
     if workdir is None:
-        return None
-    manager = tf.train.CheckpointManager(
-        tf.train.Checkpoint(**state, batches=batches),
-        str(pathlib.Path(workdir) / "checkpoints"),
-        max_to_keep=2,
-    )
-    path = manager.latest_checkpoint
-    if path and path.endswith(f"-{stage.first_update}"):
-        tf.train.Checkpoint(**state).restore(path).assert_existing_objects_matched()
-    elif path:
-        manager.checkpoint.restore(path).assert_consumed()
-    return manager
+        return None, ()
+    folder = pathlib.Path(workdir) / "checkpoints"
+    checkpoint = tf.train.Checkpoint(**state, batches=batches)
+    damaged = []
+    for path in _checkpoints(folder):
+        try:
+            if path.name == f"ckpt-{stage.first_update}":
+                tf.train.Checkpoint(**state).restore(str(path)).assert_existing_objects_matched()
+            else:
+                checkpoint.restore(str(path)).assert_consumed()
+            break
+        except (tf.errors.OpError, ValueError, IndexError, RuntimeError) as error:
+            damaged.append(path.name)
+            reason = str(error).strip().partition("\n")[0]
+    else:
+        if damaged:
+            raise InputError(
+                f"No checkpoint in {folder} can be read: {', '.join(damaged)}, the last because "
+                f"of: {reason}. Name another --workdir, or remove this one to start anew."
+            )
+    _tidy(folder, damaged)
+    return tf.train.CheckpointManager(checkpoint, str(folder), max_to_keep=2), tuple(damaged)
+
+
+def _checkpoints(folder):
+    """Returns the paths of a folder's checkpoints as TensorFlow names them, the youngest first.
+
+    Looked for on the disk: a run that was killed may have written one and not yet listed it.
+    """
+    found = folder.glob("ckpt-*.index")
+    numbered = {int(path.stem[5:]): path.with_suffix("") for path in found}
+    return [numbered[number] for number in sorted(numbered, reverse=True)]
+
+
+def _tidy(folder, damaged):
+    """Removes damaged checkpoints and what a killed run left, and lists those that there are."""
+    for name in damaged:
+        for path in folder.glob(f"{name}.*"):
+            path.unlink()
+    for path in folder.glob("ckpt-*_temp"):
+        shutil.rmtree(path)
+    left = [str(path) for path in reversed(_checkpoints(folder))]
+    if left and left[-1] != tf.train.latest_checkpoint(str(folder)):
+        tf.compat.v1.train.update_checkpoint_state(str(folder), left[-1], left)
+
+
+def _save(manager, done):
+    try:
+        manager.save(checkpoint_number=done)
+    except tf.errors.OpError as error:
+        raise InputError(
+            f"No checkpoint can be written to {manager.directory}: {error.message}. Make room; the "
+            "same command then goes on from the last one."
+        ) from error
 
 
 def _make_optimizer(stage):

@@ -10,21 +10,24 @@ viewer and so as in the tool in which the mask was drawn. Masks carry no orienta
 
 import os
 import re
-import struct
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, TiffImagePlugin, WebPImagePlugin
 
 from osvos_tf.errors import InputError
 from osvos_tf.files import atomic_path
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 DEFAULT_FPS = 24.0  # what a folder of images is played at: DAVIS's own rate
+# Larger frames and masks are refused before they are decoded, as what they claim to be may be made
+# up: a PNG of a few KB can unpack to gigabytes. 8K video has half of it.
+MAX_PIXELS = 2**26
 VOID = 255  # in a mask that was read: neither object nor background, left out of loss and metrics
 
 # The first that the installed OpenCV can encode is taken. H.264 plays everywhere, also in browsers,
@@ -35,10 +38,12 @@ _CODECS = ("avc1", "mp4v")
 _set_opencv_log_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel
 
 _EXIF_ORIENTATION = 0x0112
+_EXIF_ORIENTATIONS = range(2, 9)  # 1 is upright, what is above means nothing
 _EXIF_QUARTER_TURNS = (5, 6, 7, 8)  # orientations that swap height and width
-_IMAGE_ERRORS = (
-    OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError,
-)  # fmt: skip
+# Pillow knows more, but EPS and the like are programs rather than pictures. It loads the last two
+# only on demand, or where they are imported.
+_FORMATS = ("JPEG", "PNG", "BMP", TiffImagePlugin.TiffImageFile.format,
+            WebPImagePlugin.WebPImageFile.format)  # fmt: skip
 
 
 # --- frames in ------------------------------------------------------------------------------------
@@ -261,22 +266,19 @@ def _natural_key(name: str) -> tuple:
 
 def _image_size(path: Path) -> tuple[int, int]:
     """Returns the upright (height, width), read from the image's header."""
-    with _reading(path), Image.open(path) as image:
+    with _reading(path), open_image(path) as image:
         width, height = image.size
-        turned = (
-            _has_exif_orientation(image)
-            and image.getexif().get(_EXIF_ORIENTATION) in _EXIF_QUARTER_TURNS
-        )
-    return (width, height) if turned else (height, width)
+        lies = is_turned(image) and image.getexif()[_EXIF_ORIENTATION] in _EXIF_QUARTER_TURNS
+    return (width, height) if lies else (height, width)
 
 
 def _read_image(path: Path) -> np.ndarray:
     """Returns the upright image, uint8 RGB [height, width, 3]."""
-    with _reading(path), Image.open(path) as image:
+    with _reading(path), open_image(path) as image:
         image.load()
         if image.mode == "F":
             raise ValueError("its pixels are floating-point numbers, whose range is unknown")
-        if _has_exif_orientation(image):
+        if is_turned(image):
             image = ImageOps.exif_transpose(image)
         if image.mode.startswith("I"):  # 16 bits a pixel
             grey = np.clip(np.asarray(image) >> 8, 0, 255).astype(np.uint8)
@@ -285,9 +287,43 @@ def _read_image(path: Path) -> np.ndarray:
         return np.array(image.convert("RGB"))
 
 
-def _has_exif_orientation(image: Image.Image) -> bool:
-    """Tells whether Pillow leaves the turning to us; what cameras and phones write is JPEG."""
-    return image.format in ("JPEG", "MPO")
+def is_turned(image: Image.Image) -> bool:
+    """Tells whether an image must be turned or mirrored to stand upright.
+
+    Only JPEG's EXIF counts: that is what cameras and phones write, and TIFF is turned by Pillow.
+    """
+    return (
+        image.format in ("JPEG", "MPO")
+        and image.getexif().get(_EXIF_ORIENTATION, 1) in _EXIF_ORIENTATIONS
+    )
+
+
+@contextmanager
+def open_image(source: str | os.PathLike | BinaryIO) -> Iterator[Image.Image]:
+    """Opens an image with Pillow and reads its header; what is no picture or too large is refused.
+
+    Args:
+        source: path, or a file opened in binary mode.
+
+    Raises:
+        ValueError: more than `MAX_PIXELS`; and whatever Pillow raises, which is much.
+    """
+    try:
+        image = Image.open(source, formats=_FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ValueError(f"it has more than {MAX_PIXELS} pixels, which is the limit") from error
+    with image:
+        require_pixels(*image.size)
+        yield image
+
+
+def require_pixels(width: int, height: int) -> None:
+    """Raises ValueError where a picture of that size is larger than `MAX_PIXELS`."""
+    if width * height > MAX_PIXELS:
+        raise ValueError(
+            f"it is {width}x{height} (width x height), more than {MAX_PIXELS} pixels, which is "
+            "the limit"
+        )
 
 
 @contextmanager
@@ -295,9 +331,9 @@ def _reading(path: Path) -> Iterator[None]:
     """Turns Pillow's many exceptions into one that names the file."""
     try:
         yield
-    except _IMAGE_ERRORS as error:
-        if isinstance(error, InputError):
-            raise
+    except InputError:
+        raise
+    except Exception as error:  # a damaged file fails in many ways inside Pillow
         raise InputError(
             f"Wanted an image, but '{path}' cannot be read: {error}. Is the file complete?"
         ) from error
@@ -314,6 +350,11 @@ def _open_capture(path: Path) -> Iterator[cv2.VideoCapture]:
                 f"Wanted a folder of images or a video file, but '{path}' cannot be decoded as a "
                 "video. Is it complete, and of a common format such as MP4?"
             )
+        sides = cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT
+        try:
+            require_pixels(*(int(capture.get(side)) for side in sides))
+        except ValueError as error:
+            raise InputError(f"The video '{path}' is refused: {error}.") from error
         capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)
         yield capture
     finally:
@@ -409,7 +450,7 @@ def _read_labels(path: Path) -> tuple[np.ndarray, bool]:
     """Returns a PNG's palette indices or grey values [height, width]; True if it has a palette."""
     if not path.exists():
         raise InputError(f"Wanted a mask, but '{path}' does not exist. Name a PNG.")
-    with _reading(path), Image.open(path) as image:
+    with _reading(path), open_image(path) as image:
         if image.format != "PNG":
             raise InputError(
                 f"Wanted a mask as PNG, but '{path}' is {image.format}, which may have changed its "
@@ -573,7 +614,7 @@ class VideoWriter:
 
         Raises:
             ValueError: no frame was written.
-            OSError: the file cannot be read back.
+            InputError: the file cannot be read back, as where the disk is full.
         """
         return self._recording.__exit__(*error)
 
@@ -623,8 +664,11 @@ def _open_encoder(path: Path, size: tuple[int, int], fps: float) -> cv2.VideoWri
 
 
 def _require_readable(written: Path, final: Path) -> None:
-    """Raises OSError unless a frame comes back from the file `written`."""
+    """Raises InputError unless a frame comes back from the file `written`."""
     try:
         open_frames(written)
-    except InputError as error:
-        raise OSError(f"The video written to '{final}' cannot be read back.") from error
+    except InputError as error:  # the encoder says nothing where there is no room
+        raise InputError(
+            f"The video written to '{final}' cannot be read back. Make room, or name "
+            "another folder."
+        ) from error

@@ -16,10 +16,9 @@ from typing import Any
 
 import h5py
 import numpy as np
-import scipy.io
 import tensorflow as tf
 
-from osvos_tf import caffe_file, plain_pickle, torch_file
+from osvos_tf import caffe_file, matlab, plain_pickle, torch_file
 from osvos_tf.errors import InputError
 
 KINDS = {
@@ -210,15 +209,12 @@ _NUMPY = {
 @contextlib.contextmanager
 def _open_mat(path):
     """Cells of arrays: "<variable>/<number>". A bias [n, 1] is a vector here."""
-    try:
-        variables = scipy.io.loadmat(path)
-    except Exception as error:  # a damaged file fails in many ways inside SciPy
-        raise ValueError(f"{type(error).__name__}: {error}") from error
     yield {
         f"{name}/{index}": value[:, 0] if value.ndim == 2 and value.shape[1] == 1 else value
-        for name, cell in variables.items()
-        if isinstance(cell, np.ndarray) and cell.dtype == object
-        for index, value in enumerate(cell.ravel())
+        for name, cell in matlab.read(path).items()
+        if isinstance(cell, list)
+        for index, value in enumerate(cell)
+        if isinstance(value, np.ndarray)
     }
 
 

@@ -5,7 +5,9 @@ many jobs failed and the others are done, 130 and 143 stopped by Ctrl-C and SIGT
 is a fault of ours and shows its traceback.
 """
 
+import contextlib
 import copy
+import errno
 import os
 import pathlib
 import platform
@@ -14,16 +16,21 @@ import signal
 import sys
 import tempfile
 import textwrap
+import threading
 import time
+import warnings
 
 import tqdm
 from absl import flags
 
 import osvos_tf
+from osvos_tf import files
 from osvos_tf.errors import InputError
 
 RECORD = "run.json"  # what a finished run leaves last
+_UNFINISHED = ".unfinished"  # what marks the results of one that is not, or was killed
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 _PLAIN_SECONDS = 10.0  # between two lines of progress where there is no terminal
 
 
@@ -44,6 +51,8 @@ def run(main, flag_values, doc):
         print(doc.strip(), _describe(flag_values), sep="\n\n")
         sys.exit(0)
     signal.signal(signal.SIGTERM, _on_sigterm)
+    # Pillow's warning of a large picture: our own limit is lower, and has its own message.
+    warnings.filterwarnings("ignore", message=r"Image size \(\d+ pixels\) exceeds limit")
     try:
         main(parse(flag_values, sys.argv[1:], name))
     except (InputError, flags.Error) as error:
@@ -54,11 +63,44 @@ def run(main, flag_values, doc):
         if error.filename is None and error.errno is None:
             raise
         where = f" ({error.filename})" if error.filename else ""
-        _exit(name, f"{error.strerror or error}{where}.", 2)
+        hint = " Make room, or name another folder." if error.errno in _NO_ROOM else ""
+        _exit(name, f"{error.strerror or error}{where}.{hint}", 2)
     except FloatingPointError as error:
         _exit(name, error, 2)
     except KeyboardInterrupt:
         _exit(name, "interrupted.", 130)
+
+
+@contextlib.contextmanager
+def finishing():
+    """Holds Ctrl-C and SIGTERM back, so that what is under way can come to a good end.
+
+        with finishing() as stop:
+            while not stop():
+                ...  # one step
+
+    Yields a function that says whether a signal came; after the block it has its usual effect. A
+    second signal has it at once.
+    """
+    if threading.current_thread() is not threading.main_thread():  # which alone hears signals
+        yield lambda: False
+        return
+    came = []
+
+    def note(number, frame):
+        if came:
+            _stop(number)
+        came.append(number)
+        print("Stopping as soon as this update is saved.", file=sys.stderr, flush=True)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(came)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if came:
+        _stop(came[0])
 
 
 def import_tensorflow():
@@ -182,17 +224,29 @@ class Progress:
 
 
 def clear_results(out, *folders):
-    """Removes an earlier run's PNG files: it may have had other frames. `RECORD` marks it as ours.
+    """Removes an earlier run's PNG files, of a killed one too: it may have had other frames.
+
+    Its `RECORD`, or what marks a run that has none yet, says that they are ours.
 
     Args:
         out: the output folder, a `pathlib.Path`.
         folders: names of the folders in it whose PNG files go.
     """
-    if (out / RECORD).is_file():
-        (out / RECORD).unlink()
-        for folder in folders:
-            for path in (out / folder).glob("*.png"):
+    unfinished = out / _UNFINISHED
+    is_ours = (out / RECORD).is_file() or unfinished.is_file()
+    unfinished.touch()
+    (out / RECORD).unlink(missing_ok=True)
+    for folder in (out, *(out / name for name in folders)):
+        files.remove_leftovers(folder)
+        if is_ours and folder != out:
+            for path in folder.glob("*.png"):
                 path.unlink()
+
+
+def write_record(out, record):
+    """Writes `RECORD`, which says that all of a run's results are there."""
+    files.write_json(out / RECORD, record)
+    (out / _UNFINISHED).unlink(missing_ok=True)
 
 
 def require_positive(flag_values, *names):
@@ -215,7 +269,14 @@ def _describe(flag_values):
 
 
 def _on_sigterm(number, frame):
-    raise SystemExit(128 + signal.SIGTERM)
+    _stop(number)
+
+
+def _stop(number):
+    """Raises what ends a command that got this signal."""
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise SystemExit(128 + number)
 
 
 def _exit(name, message, status):

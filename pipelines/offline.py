@@ -5,15 +5,21 @@ folder. A run that was stopped goes on from its last checkpoint when the same co
 again.
 """
 
+import contextlib
 import dataclasses
-import json
 import pathlib
 
 from absl import flags
 
 from osvos_tf import recipes
 from osvos_tf.errors import InputError
-from osvos_tf.files import COMPACT_PARENT, ensure_writable, write_json
+from osvos_tf.files import (
+    COMPACT_PARENT,
+    ensure_writable,
+    read_json,
+    remove_leftovers,
+    write_json,
+)
 from pipelines import cli
 
 _SETTINGS = "flags.json"  # beside the checkpoints
@@ -84,6 +90,12 @@ def define_flags(flag_values, task):
         lower_bound=0.0,
         flag_values=flag_values,
     )
+    flags.DEFINE_boolean(
+        "skip_corrupt",
+        False,
+        "Leave damaged records out, and say which, instead of refusing the folder.",
+        flag_values=flag_values,
+    )
     cli.define_common(flag_values)
 
 
@@ -101,6 +113,7 @@ def train(args, task, make_records=None):
     """
     _check(args)
     workdir = ensure_writable(args.workdir)
+    remove_leftovers(workdir)
     stages = task.recipes[args.recipe]
     if args.updates is not None:
         stages = recipes.with_updates(stages, args.updates)
@@ -120,7 +133,9 @@ def train(args, task, make_records=None):
     # What "auto" chose once holds for the whole run.
     precision = precision or model.choose_precision(args.precision)
     network = model.with_precision(_initial(args, task, model), precision)
-    examples = input_pipeline.read_examples(records)
+    examples = input_pipeline.read_examples(
+        records, on_lost=_report_lost if args.skip_corrupt else None
+    )
     write_json(workdir / _SETTINGS, {**_settings(args, task), "precision": precision})
     for stage in stages:
         dataset = input_pipeline.parent_dataset(
@@ -131,17 +146,27 @@ def train(args, task, make_records=None):
             width=stage.height if task.square else None,
             seed=args.seed + stage.first_update,  # every stage has views of its own
         )
-        with cli.Progress(
-            f"Training {stage.name}", stage.last_update, "update", first=stage.first_update
-        ) as progress:
+        with (
+            _decoding(records),
+            cli.Progress(
+                f"Training {stage.name}", stage.last_update, "update", first=stage.first_update
+            ) as progress,
+            cli.finishing() as stop,
+        ):
             history = training.train(
                 network,
                 dataset,
                 stage,
                 workdir,
                 on_update=_show(progress, stage),
+                stop=stop,
                 checkpoint_seconds=args.checkpoint_seconds,
             )
+            if history.damaged:
+                print(
+                    f"Checkpoint {', '.join(history.damaged)} is damaged and was removed; training "
+                    f"went on from the one before, at update {history.resumed_from}."
+                )
         if stage.first_update < history.resumed_from < stage.last_update:
             print(f"Stage {stage.name} went on from update {history.resumed_from}.")
     network.get_layer("preprocess").working_height = stage.height if task.keeps_height else None
@@ -196,7 +221,14 @@ def _earlier_precision(workdir, args, task):
     path = pathlib.Path(workdir) / _SETTINGS
     if not (path.is_file() and (path.parent / "checkpoints" / "checkpoint").is_file()):
         return None
-    before = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        before = {**read_json(path)}
+        precision = before["precision"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            f"{path} is damaged ({error}), so the run in {workdir} cannot go on. Name another "
+            "--workdir, or remove this one to start anew."
+        ) from error
     now = _settings(args, task)
     if args.precision != "auto":
         now["precision"] = args.precision
@@ -206,7 +238,27 @@ def _earlier_precision(workdir, args, task):
             f"{workdir} holds a run with other flags: {', '.join(changed)}. Give the same flags to "
             "go on with it, or another --workdir to start anew."
         )
-    return before["precision"]
+    return precision
+
+
+def _report_lost(lost):
+    print(f"Left out {sum(entry.count for entry in lost)} damaged frames: "
+          f"{'; '.join(map(str, lost))}.")  # fmt: skip
+
+
+@contextlib.contextmanager
+def _decoding(records):
+    """Turns the failure of a picture inside a record into a message; its header was sound."""
+    import tensorflow as tf
+
+    try:
+        yield
+    except tf.errors.InvalidArgumentError as error:
+        if "Decode" not in error.message:
+            raise
+        raise InputError(
+            f"The records in {records} hold a picture that cannot be decoded. Convert again."
+        ) from error
 
 
 def _show(progress, stage):

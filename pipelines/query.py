@@ -90,7 +90,7 @@ def main(args):
         "size": list(frames.size),
         "seconds": {"inference": round(seconds, 3)},
     }
-    files.write_json(out / cli.RECORD, record)
+    cli.write_record(out, record)
     print(f"{count} masks in {out / 'masks'}: {count / seconds:.1f} frames a second.")
 
 

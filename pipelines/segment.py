@@ -193,7 +193,7 @@ def main(args):
             "inference": round(finished - trained, 3),
         },
     }
-    files.write_json(out / cli.RECORD, record)
+    cli.write_record(out, record)
     print(
         f"{count} masks in {out / 'masks'}: {history.updates} updates in "
         f"{history.seconds:.0f} s, then {count / (finished - trained):.1f} frames a second."

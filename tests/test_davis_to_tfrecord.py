@@ -1,62 +1,22 @@
 """The command: what it leaves, what it says, and what is left when it is killed."""
 
-import contextlib
 import copy
-import json
 import os
 import pathlib
-import random
 import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import tensorflow as tf
+from commands import Commands, moments
 
 from osvos_tf import tfrecord
 from osvos_tf.errors import InputError
 from pipelines import cli, davis_to_tfrecord
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
-
-KILLS = 8
-# Reads lines of JSON: a conversion's flags, and the step at which it is to kill itself or null. It
-# runs each in a fork, and prints the fork's process id and, at its end, its wait status. So
-# TensorFlow is imported once, which takes most of a conversion's time.
-CONVERSIONS = """
-import itertools, json, os, signal, sys
-from pipelines import cli, davis_to_tfrecord
-tf = cli.import_tensorflow()
-
-def kill_at(last):
-    steps = itertools.count()
-    write = tf.io.TFRecordWriter.write
-
-    def hook(event, _):
-        if event in ("os.remove", "os.rename", "write record") and next(steps) == last:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def audited_write(writer, record):
-        write(writer, record)
-        sys.audit("write record")
-
-    sys.addaudithook(hook)
-    tf.io.TFRecordWriter.write = audited_write
-
-for line in sys.stdin:
-    flags, last = json.loads(line)
-    child = os.fork()
-    if child == 0:
-        sys.stdout = sys.stderr
-        if last is not None:
-            kill_at(last)
-        davis_to_tfrecord.main(cli.parse(davis_to_tfrecord.FLAGS, flags))
-        os._exit(0)
-    print(child, flush=True)
-    print(os.waitpid(child, 0)[1], flush=True)
-"""
 
 
 @pytest.fixture
@@ -188,29 +148,9 @@ def test_more_shards_than_frames(convert, fake_davis, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def start():
-    """A function of flags that starts a conversion and returns its process id and its waiter."""
-    if not hasattr(os, "fork"):
-        pytest.skip("needs os.fork and SIGKILL")
-    process = subprocess.Popen(
-        [sys.executable, "-c", CONVERSIONS],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        **in_checkout(),
-    )
-
-    def answer():
-        return int(process.stdout.readline() or pytest.fail("the conversions' parent has ended"))
-
-    def start(*flags, kill_at=None):
-        process.stdin.write(json.dumps([flags, kill_at]) + "\n")
-        process.stdin.flush()
-        return answer(), answer
-
-    with process:
-        yield start
-        process.stdin.close()
+def commands():
+    with Commands(**in_checkout()) as commands:
+        yield commands
 
 
 def assert_whole_or_none(out, whole):
@@ -224,49 +164,40 @@ def assert_whole_or_none(out, whole):
             tfrecord.read_manifest(out)
 
 
-def test_killed_at_any_moment_it_leaves_whole_records_or_none(start, fake_davis, tmp_path):
+def test_killed_at_any_moment_it_leaves_whole_records_or_none(commands, fake_davis, tmp_path):
     lengthen(fake_davis)
     flags = [f"--davis={fake_davis}", "--split=long", "--shards=16"]
-    _, wait = start(*flags, f"--out={tmp_path / 'undisturbed'}")
-    began = time.monotonic()
-    assert wait() == 0
-    seconds = time.monotonic() - began
+    seconds = commands.run("davis_to_tfrecord", [*flags, f"--out={tmp_path / 'undisturbed'}"])
     whole = content(tmp_path / "undisturbed")
     assert len(whole) == 16 + 1
 
-    out, moments, statuses = tmp_path / "killed", random.Random(0), []
-    for number in range(KILLS):
+    out, kills = tmp_path / "killed", 0
+    for number, moment in enumerate(moments(seconds)):
         if number % 2:  # over whole records; else over what the one before has left
             shutil.copytree(tmp_path / "undisturbed", out, dirs_exist_ok=True)
-        child, wait = start(*flags, f"--out={out}")
-        time.sleep(seconds * (number + moments.random()) / KILLS)
-        with contextlib.suppress(ProcessLookupError):  # it was done before
-            os.kill(child, signal.SIGKILL)
-        statuses.append(wait())
+        kills += commands.kill("davis_to_tfrecord", [*flags, f"--out={out}"], moment)
         assert_whole_or_none(out, whole)
-    assert any(os.WIFSIGNALED(status) for status in statuses)
+    assert kills
 
-    _, wait = start(*flags, f"--out={out}")
-    assert wait() == 0
+    commands.run("davis_to_tfrecord", [*flags, f"--out={out}"])
     assert content(out) == whole
 
 
-def test_killed_at_each_step_it_leaves_whole_records_or_none(start, fake_davis, tmp_path):
+def test_killed_at_each_step_it_leaves_whole_records_or_none(commands, fake_davis, tmp_path):
     """A step is a record written, or a file renamed or removed; it runs over whole records."""
     flags = [f"--davis={fake_davis}", "--split=val", "--shards=2"]
-    _, wait = start(*flags, f"--out={tmp_path / 'undisturbed'}")
-    assert wait() == 0
+    commands.run("davis_to_tfrecord", [*flags, f"--out={tmp_path / 'undisturbed'}"])
     whole = content(tmp_path / "undisturbed")
 
     out = tmp_path / "killed"
     for step in range(100):
         shutil.copytree(tmp_path / "undisturbed", out, dirs_exist_ok=True)
-        _, wait = start(*flags, f"--out={out}", kill_at=step)
-        status = wait()
+        _, wait = commands.start("davis_to_tfrecord", [*flags, f"--out={out}"], kill_at=step)
+        status, text = wait()
         assert_whole_or_none(out, whole)
         if status == 0:  # there are no more steps
             break
-        assert os.WIFSIGNALED(status)
+        assert status == -signal.SIGKILL, text
     assert step >= 4 + 3 + 3  # records, files removed first, files renamed at last
     leftovers = set(content(out)) - set(whole)
     assert not [name for name in leftovers if not name.endswith(".probe")]

@@ -21,24 +21,27 @@ MAY_IMPORT = {
     "files": set(),
     # Data: knows nothing of the networks.
     "davis": set(),
-    "bsds": {"davis", "video", "numpy", "scipy"},
-    "label_maps": {"davis", "video", "scipy", *PIXELS},
+    "matlab": {"numpy"},
+    "bsds": {"davis", "matlab", "video", "numpy"},
+    "label_maps": {"davis", "matlab", "video", "numpy"},
     "video": PIXELS,
     "worklist": {"davis", "video"},
     "dispatch": set(),
     "painter": PIXELS,
-    "tfrecord": {"davis", "video", "tensorflow", *PIXELS},
+    "salvage": set(),
+    "tfrecord": {"davis", "salvage", "video", "tensorflow", *PIXELS},
     "augment": {*TENSORS},
     "input_pipeline": {"tfrecord", "augment", *TENSORS},
     # The networks and their training.
     "layers": KERAS,
-    "model": {"h5py", "layers", *KERAS},
+    "keras_file": {"h5py"},
+    "model": {"h5py", "keras_file", "layers", *KERAS},
     "cost": {"model"},
     # What others trained: files of their formats, and their names for the networks' layers.
     "plain_pickle": set(),
     "torch_file": {"plain_pickle", "numpy"},
     "caffe_file": {"numpy"},
-    "weight_files": {"caffe_file", "plain_pickle", "torch_file", "h5py", "scipy", *TENSORS},
+    "weight_files": {"caffe_file", "matlab", "plain_pickle", "torch_file", "h5py", *TENSORS},
     "weights": {"layers", "model", "weight_files", *KERAS},
     "losses": {*TENSORS},
     "recipes": set(),
@@ -71,9 +74,9 @@ MAY_IMPORT = {
 }
 EVERYWHERE = {"errors", "files"}
 WITHOUT_TENSORFLOW = ["bsds", "caffe_file", "contour_metrics", "davis", "dispatch", "errors",
-                      "files", "inference", "label_maps", "metrics", "painter", "plain_pickle",
-                      "recipes", "report", "report_page", "serving", "snapping", "torch_file",
-                      "video", "visualize", "worklist"]  # fmt: skip
+                      "files", "inference", "label_maps", "matlab", "metrics", "painter",
+                      "plain_pickle", "recipes", "report", "report_page", "salvage", "serving",
+                      "snapping", "torch_file", "video", "visualize", "worklist"]  # fmt: skip
 HEAVY = {"aiohttp", "grpc", "higra", "keras", "requests", "scipy", "tensorflow"}  # seconds to load
 # Stage -> what it may import of its neighbours; one that is not here: `cli`.
 SHARED = {

@@ -396,11 +396,13 @@ def a_broken_config(path):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("config.json", '{"module": "keras", "class_name":')
         archive.writestr("metadata.json", "{}")
+        archive.writestr("model.weights.h5", "")
 
 
 def another_model(path):
-    inputs = keras.Input((3,))
-    keras.Model(inputs, keras.layers.Dense(1)(inputs)).save(path)
+    inputs = keras.Input((None, None, 3))
+    scores = keras.layers.Conv2D(1, 3, kernel_initializer="zeros")(inputs)
+    keras.Model(inputs, {"fused": scores}).save(path)
 
 
 def a_stranger_class(path):
@@ -443,11 +445,11 @@ def edit(path, name, change):
         (a_text, "is not a .keras file"),
         (an_empty_file, "is not a .keras file"),
         (a_truncated_file, "is not a .keras file"),
-        (another_zip, "cannot be loaded"),
-        (a_broken_config, "cannot be loaded"),
-        (a_stranger_class, "cannot be loaded"),
-        (damaged_weights, "cannot be loaded"),
-        (weights_cut_short, "cannot be loaded"),
+        (another_zip, "is refused: it holds the members readme.txt"),
+        (a_broken_config, "is damaged"),
+        (a_stranger_class, "is refused: it holds the class 'Postprocess'"),
+        (damaged_weights, "is damaged"),
+        (weights_cut_short, "is damaged"),
         (another_model, "is a Keras model, but no OSVOS network"),
     ],
 )

@@ -14,6 +14,7 @@ import shutil
 import socket
 import struct
 import threading
+import tracemalloc
 import weakref
 import zlib
 
@@ -228,6 +229,24 @@ def test_a_body_that_is_not_what_its_header_says(start):
     answer = requests.post(url(server), body, headers=headers, timeout=SECONDS)
     assert answer.status_code == 400
     assert "cannot be read" in answer.json()["error"]
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+def test_a_body_that_unpacks_to_more_than_a_request_may_have(start, coding):
+    """A quarter of a megabyte that would be a quarter of a gigabyte."""
+    server = start(request_bytes=1_000_000)
+    pack = gzip.compress if coding == "gzip" else zlib.compress
+    bomb, headers = pack(bytes(2**28)), {"Content-Encoding": coding}
+    assert len(bomb) < 1_000_000
+    tracemalloc.start()
+    try:
+        answer = requests.post(url(server), bomb, headers=headers, timeout=SECONDS)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert answer.status_code == 400 and "1000000 bytes" in answer.json()["error"]
+    assert most < 2**27
+    assert post(server).ok
 
 
 def as_base64(size, kind="PNG"):

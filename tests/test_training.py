@@ -2,6 +2,7 @@
 
 import dataclasses
 import random
+import shutil
 import time
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from osvos_tf import input_pipeline, losses, model, recipes, training
+from osvos_tf.errors import InputError
 from osvos_tf.recipes import Stage
 
 SIZE = (32, 48)
@@ -209,6 +211,73 @@ def test_checkpoints_are_as_rare_as_asked(tmp_path):
     assert checkpoints(tmp_path / "often") == ["2", "3"]  # the last two are kept
     training.train(network(), views(), STAGE, tmp_path / "rarely", checkpoint_seconds=3600)
     assert checkpoints(tmp_path / "rarely") == ["3"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run with its last two checkpoints, and its network."""
+    workdir = tmp_path_factory.mktemp("finished")
+    trained = network()
+    training.train(trained, views(), STAGE, workdir, checkpoint_seconds=0)
+    return workdir, trained
+
+
+DATA, INDEX = "ckpt-3.data-00000-of-00001", "ckpt-3.index"
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "resumed_from"),
+    [
+        (DATA, lambda content: content[: len(content) // 2], 2),
+        (DATA, lambda content: b"", 2),
+        (DATA, lambda content: None, 2),
+        (DATA, lambda content: flip(content, len(content) // 2), 2),
+        (INDEX, lambda content: content[: len(content) // 2], 2),
+        (INDEX, lambda content: b"", 2),
+        (INDEX, lambda content: flip(content, 20), 2),
+        (INDEX, lambda content: flip(content, len(content) - 1), 2),
+        # TensorFlow's list of checkpoints is not needed; a killed run may not have got so far.
+        ("checkpoint", lambda content: b"", 3),
+        ("checkpoint", lambda content: b"\xff no list", 3),
+        ("checkpoint", lambda content: content.replace(b"ckpt-3", b"ckpt-2"), 3),
+    ],
+)
+def test_a_damaged_checkpoint_is_passed_by(finished, tmp_path, file, damage, resumed_from):
+    workdir, trained = finished
+    folder = shutil.copytree(workdir, tmp_path / "run") / "checkpoints"
+    (folder / "ckpt-4_temp").mkdir()
+    content = damage((folder / file).read_bytes())
+    (folder / file).unlink() if content is None else (folder / file).write_bytes(content)
+    found = network()
+    history = training.train(found, views(), STAGE, tmp_path / "run")
+    assert history.resumed_from == resumed_from
+    assert history.damaged == (("ckpt-3",) if resumed_from == 2 else ())
+    assert_same_weights(found, trained)
+    assert checkpoints(tmp_path / "run") == ["2", "3"]
+    names = {"checkpoint", *(f"ckpt-{n}{end}" for n in (2, 3) for end in (DATA[6:], INDEX[6:]))}
+    assert {path.name for path in folder.iterdir()} == names
+
+
+def test_no_checkpoint_that_can_be_read(finished, tmp_path):
+    folder = shutil.copytree(finished[0], tmp_path / "run") / "checkpoints"
+    for path in folder.glob("*.index"):
+        path.write_bytes(b"")
+    with pytest.raises(InputError, match=r"No checkpoint in .* ckpt-3, ckpt-2, the last"):
+        training.train(network(), views(), STAGE, tmp_path / "run")
+    assert (folder / DATA).exists()  # nothing is thrown away
+
+
+def flip(content, place):
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+def test_stop_ends_training_with_a_checkpoint(tmp_path):
+    calls = iter([False, True])
+    history = training.train(
+        network(), views(), STAGE, tmp_path, stop=lambda: next(calls), checkpoint_seconds=3600
+    )
+    assert history.updates == 2 and checkpoints(tmp_path) == ["2"]
+    assert training.train(network(), views(), STAGE, tmp_path).resumed_from == 2
 
 
 def test_without_a_workdir_nothing_is_written(tmp_path, monkeypatch):

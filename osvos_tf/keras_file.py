@@ -1,0 +1,197 @@
+"""What a `.keras` file may hold, looked at before Keras is let near it.
+
+A `.keras` file is a zip archive: `config.json` says which classes to build, from which Python
+modules and with which arguments, and `model.weights.h5` brings the numbers. Keras builds what the
+first names, and that can be any code; so only what this package writes itself is let pass.
+"""
+
+import io
+import json
+import math
+import zipfile
+
+import h5py
+
+from osvos_tf.errors import InputError
+
+# Most bytes of each member, unpacked. VGG16 at full width has 60 MB of weights.
+MEMBERS = {"metadata.json": 2**16, "config.json": 2**20, "model.weights.h5": 2**31}
+MAX_WEIGHTS = 2**29  # numbers
+MAX_HEIGHT = 2**13  # pixels of `working_height`
+
+_OURS = ("osvos_tf.layers",)
+_KERAS_LAYERS, _INITIALISERS = ("keras.layers",), ("keras.initializers",)
+# Class -> modules that it may come from; the second name of a pair is Keras 2's.
+_CLASSES = {
+    "InputLayer": _KERAS_LAYERS,
+    "Conv2D": _KERAS_LAYERS,
+    "Convolution": _OURS,
+    "MaxPooling2D": _KERAS_LAYERS,
+    "Preprocess": _OURS,
+    "Upsample": _OURS,
+    "Fuse": _OURS,
+    "HeNormal": _INITIALISERS,
+    "RandomNormal": _INITIALISERS,
+    "Zeros": _INITIALISERS,
+    "DTypePolicy": ("keras",),
+    "Policy": ("keras.mixed_precision",),
+    "__keras_tensor__": (None,),  # an argument of a layer: the output of another one
+}
+_NETWORK = ("keras.src.models.functional", "keras.src.engine.functional")
+_MOST_LAYERS, _MOST_OBJECTS = 100, 10_000
+
+
+def check(path):
+    """Raises InputError unless the file has the form of a network of this package.
+
+    No class is built and no array is read. Refused are foreign classes and modules (so Lambda
+    layers and functions), members and arrays of more than the limits above, and weights that lie
+    in other files.
+
+    Args:
+        path: a file.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            _check_members(archive)
+            _check_config(json.loads(archive.read("config.json")))
+            with h5py.File(io.BytesIO(archive.read("model.weights.h5")), "r") as weights:
+                _check_weights(weights)
+    except _Refused as refused:
+        raise InputError(
+            f"{path} is refused: {refused}. Wanted a .keras file that this package wrote; its "
+            "limits are in SECURITY.md."
+        ) from refused
+    except Exception as error:  # a damaged file fails in many ways inside zipfile and HDF5
+        raise InputError(
+            f"{path} is damaged: {_first_line(error)}. Wanted a .keras file, such as "
+            "parent.keras; copy it again, or train again."
+        ) from error
+
+
+class _Refused(Exception):
+    """The file is readable, and holds something that it must not."""
+
+
+def _check_members(archive):
+    members = {member.filename: member.file_size for member in archive.infolist()}
+    if set(members) != set(MEMBERS) or len(members) != len(archive.infolist()):
+        raise _Refused(f"it holds the members {_list(members)}, wanted {_list(MEMBERS)}, each once")
+    for name, size in members.items():
+        if size > MEMBERS[name]:
+            raise _Refused(f"{name} unpacks to {size} bytes, the limit is {MEMBERS[name]}")
+
+
+def _check_config(config):
+    if not isinstance(config, dict) or config.get("class_name") != "Functional":
+        raise _Refused("it holds no functional model")
+    _check_origin(config, _NETWORK)
+    layers = config["config"]["layers"]
+    if len(layers) > _MOST_LAYERS:
+        raise _Refused(f"it has {len(layers)} layers, the limit is {_MOST_LAYERS}")
+    waiting = [{**config, "class_name": None}]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            if value.get("class_name") is not None:
+                _check_class(value)
+            waiting.extend(value.values())
+        elif isinstance(value, list):
+            waiting.extend(value)
+    for layer in layers:
+        _check_values(layer["class_name"], layer["config"])
+    convolutions = [layer["config"] for layer in layers if layer["class_name"] == "Conv2D"]
+    # What goes into a layer is no wider than the widest layer.
+    widest = max((layer["filters"] for layer in convolutions), default=0)
+    weights = sum(
+        math.prod(layer["kernel_size"]) * widest * layer["filters"] for layer in convolutions
+    )
+    if weights > MAX_WEIGHTS:
+        raise _Refused(f"it has up to {weights} weights, the limit is {MAX_WEIGHTS}")
+
+
+def _check_class(value):
+    name = value["class_name"]
+    if name not in _CLASSES:
+        raise _Refused(f"it holds the class {name!r}, which no network of ours has")
+    _check_origin(value, _CLASSES[name])
+
+
+def _check_origin(value, modules):
+    name, module = value["class_name"], value.get("module")
+    registered = value.get("registered_name")
+    if module not in modules or registered not in (None, name, f"osvos_tf>{name}"):
+        raise _Refused(f"its class {name!r} comes from {module!r} ({registered!r})")
+
+
+def _check_values(class_name, values):
+    """Refuses settings that would make an array of any size, or that no code of ours expects."""
+    for key, is_good in _SETTINGS.get(class_name, {}).items():
+        if not is_good(values[key]):
+            raise _Refused(f"{key} of a {class_name} is {values[key]!r}")
+
+
+def _is_whole(value, most):
+    return type(value) is int and 1 <= value <= most
+
+
+def _is_height(value):
+    return value is None or _is_whole(value, MAX_HEIGHT)
+
+
+def _is_scale(value):
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _is_one_of(*values):
+    return lambda value: value in values
+
+
+# Layer -> argument -> whether its value is one of ours. Of the others none makes anything large.
+_SETTINGS = {
+    "Preprocess": {"scale": _is_scale, "working_height": _is_height},
+    "Conv2D": {
+        "filters": lambda value: _is_whole(value, MAX_WEIGHTS),
+        "kernel_size": _is_one_of([1, 1], [3, 3]),
+        "strides": _is_one_of([1, 1]),
+        "dilation_rate": _is_one_of([1, 1]),
+        "activation": _is_one_of("relu", "linear"),
+    },
+    "MaxPooling2D": {"pool_size": _is_one_of([2, 2]), "strides": _is_one_of([2, 2])},
+    "Upsample": {"stride": _is_one_of(2, 4, 8, 16)},
+    "Fuse": {"strides": _is_one_of([2, 4, 8, 16])},
+}
+
+
+def _check_weights(file):
+    """Walks all links of an HDF5 file; only plain arrays that lie in it are let pass."""
+    numbers, seen, waiting = 0, set(), [file]
+    while waiting:
+        group = waiting.pop()
+        for name in group:
+            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                raise _Refused(f"its weights {name!r} are a link to elsewhere")
+            item = group[name]
+            address = h5py.h5o.get_info(item.id).addr
+            if address in seen:
+                continue
+            seen.add(address)
+            if len(seen) > _MOST_OBJECTS:
+                raise _Refused(f"its weights are more than {_MOST_OBJECTS} objects")
+            if isinstance(item, h5py.Group):
+                waiting.append(item)
+                continue
+            if item.is_virtual or item.external or item.dtype.kind not in "fiu":
+                raise _Refused(f"its weights {name!r} are no plain array of numbers")
+            numbers += item.size
+            if numbers > MAX_WEIGHTS:
+                raise _Refused(f"its weights are more than {MAX_WEIGHTS} numbers")
+
+
+def _list(names):
+    return ", ".join(sorted(names)[:8]) or "none"
+
+
+def _first_line(error):
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

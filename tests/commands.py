@@ -1,0 +1,165 @@
+"""Commands in real processes that start in milliseconds, to be killed, starved or interrupted.
+
+TensorFlow is imported once, by a process that forks itself for each command: its import takes most
+of a small command's time.
+"""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+MOMENTS = 20  # at which a command is killed
+
+# Reads lines of JSON: a command, its flags, and what is to happen to it. Prints the fork's process
+# id and, at its end, JSON of its wait status and of all that it said.
+_SERVER = """
+import encodings.cp437, importlib, itertools, json, os, signal, sys, traceback
+from pipelines import cli
+tf = cli.import_tensorflow()
+from osvos_tf import export, input_pipeline, model, snapping, training
+import tensorflow_serving.apis.predict_pb2
+
+def kill_at(last):
+    # A step is a record written, or a file renamed or removed.
+    steps = itertools.count()
+    write = tf.io.TFRecordWriter.write
+
+    def hook(event, _):
+        if event in ("os.remove", "os.rename", "write record") and next(steps) == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def audited_write(writer, record):
+        write(writer, record)
+        sys.audit("write record")
+
+    sys.addaudithook(hook)
+    tf.io.TFRecordWriter.write = audited_write
+
+def limit_files(size):
+    import resource
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+FATES = {"kill_at": kill_at, "file_bytes": limit_files, "uid": os.setuid}
+
+def run(command, flags, fate):
+    for name, value in fate.items():
+        FATES[name](value)
+    sys.argv = [command, *flags]
+    pipeline = importlib.import_module(f"pipelines.{command}")
+    try:
+        cli.run(pipeline.main, pipeline.FLAGS, pipeline.__doc__)
+        return 0
+    except SystemExit as end:
+        return end.code
+    except BaseException:
+        traceback.print_exc()
+        return 1
+
+for line in sys.stdin:
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.dup2(writer, 1)
+        os.dup2(writer, 2)
+        os.close(reader)
+        status = run(*json.loads(line))
+        sys.stdout.flush()
+        os._exit(status)
+    os.close(writer)
+    print(child, flush=True)
+    with open(reader, errors="replace") as said:
+        text = said.read()
+    print(json.dumps([os.waitpid(child, 0)[1], text]), flush=True)
+"""
+
+
+class Commands:
+    """Starts commands, one at a time.
+
+    with Commands(cwd=REPOSITORY) as commands:
+        child, wait = commands.start("segment", ["--frames=..."])
+        os.kill(child, signal.SIGKILL)
+        status, text = wait()
+    """
+
+    def __init__(self, **options):
+        if not hasattr(os, "fork"):
+            pytest.skip("needs os.fork and SIGKILL")
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _SERVER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            **options,
+        )
+
+    def __enter__(self):
+        self._process.__enter__()
+        return self
+
+    def __exit__(self, *error):
+        self._process.stdin.close()
+        self._process.__exit__(*error)
+
+    def start(self, command, flags, **fate):
+        """Starts a command.
+
+        Args:
+            command: its name.
+            flags: as a user would write them.
+            fate: `kill_at` the step so and so, `file_bytes` that a file may have at most (as on a
+                full disk), `uid` of the user to become.
+
+        Returns:
+            Its process id, and a function that waits for its status, as `subprocess` has it, and
+            the text that it printed.
+        """
+        line = json.dumps([command, [str(flag) for flag in flags], fate])
+        self._process.stdin.write(f"{line}\n")
+        self._process.stdin.flush()
+        return self._answer(), self._wait
+
+    def finish(self, command, flags, **fate):
+        """Runs a command to its end; returns its status and what it printed."""
+        return self.start(command, flags, **fate)[1]()
+
+    def run(self, command, flags):
+        """Runs a command to its end, which must be a good one; returns its seconds."""
+        began = time.monotonic()
+        status, text = self.finish(command, flags)
+        assert status == 0, text
+        return time.monotonic() - began
+
+    def kill(self, command, flags, seconds):
+        """Kills a command after so many seconds; returns whether it was still at work."""
+        child, wait = self.start(command, flags)
+        time.sleep(seconds)
+        with contextlib.suppress(ProcessLookupError):  # it was done before
+            os.kill(child, signal.SIGKILL)
+        status, text = wait()
+        assert status in (0, -signal.SIGKILL), text
+        return status != 0
+
+    def _wait(self):
+        status, text = self._answer()
+        return os.waitstatus_to_exitcode(status), text
+
+    def _answer(self):
+        line = self._process.stdout.readline()
+        return json.loads(line or pytest.fail("the commands' parent has ended"))
+
+
+def moments(seconds, count=MOMENTS, seed=0):
+    """Yields times between 0 and `seconds`, one in each of as many equal parts, in any order."""
+    numbers = random.Random(seed)
+    parts = list(range(count))
+    numbers.shuffle(parts)
+    for part in parts:
+        yield seconds * (part + numbers.random()) / count
