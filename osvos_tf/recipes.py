@@ -212,16 +212,18 @@ CONTOUR_SCRATCH = (
     ),
 )
 
-# One-shot training from such a parent: the same loss and optimiser, milder augmentation.
+# One-shot training from such a parent: the same loss and optimiser, milder augmentation. The zoom is
+# the object coming near: from (0.8, 1.25) to this, J of drift-straight went from 0.41 to 0.60.
 ONE_SHOT_SCRATCH = Stage(
     name="one_shot",
-    updates=150,
+    updates=200,
     optimizer="adam",
     rate=2e-4,
     cooldown=50,
     batch_size=2,
     normalise="balanced",
-    augmentation=Augmentation(flip=True, zoom=(0.8, 1.25), shift=0.1, rotation=10.0, gain=0.1),
+    until_learned=True,
+    augmentation=Augmentation(flip=True, zoom=(0.75, 1.6), shift=0.15, rotation=15.0, gain=0.15),
 )
 
 # The paper's way for such a parent: 500 updates, one whole frame each, all outputs trained. It is
