@@ -32,11 +32,11 @@ flags.adopt_module_key_flags(timing)
 _PLAIN = ["--recipe=plain", "--height=480", "--nofollow"]
 VARIANTS = {
     "parent only": ["--updates=0"],
-    **{f"{n} updates": [f"--updates={n}", "--nountil_learned"] for n in (25, 50, 100, 200, 400)},
+    **{f"{n} updates": [f"--updates={n}", "--nountil_learned"] for n in (25, 50, 100, 200)},
     "default": [],
-    "default, float32": ["--precision=float32"],
-    "default, whole frames": ["--nofollow"],
-    "plain, bfloat16": [*_PLAIN, "--precision=bfloat16"],
+    "default float32": ["--precision=float32"],
+    "default whole frames": ["--nofollow"],
+    "plain bfloat16": [*_PLAIN, "--precision=bfloat16"],
     "plain": [*_PLAIN, "--precision=float32"],
 }
 """Name of a variant -> flags of `segment`."""
@@ -65,7 +65,7 @@ def main(argv):
 
 def measure(name, sequence):
     """Segments a sequence unless that is done; returns J and seconds."""
-    out = pathlib.Path(_OUT.value) / name.replace(", ", "_").replace(" ", "_") / sequence.name
+    out = pathlib.Path(_OUT.value) / name.replace(" ", "_") / sequence.name
     if not (out / cli.RECORD).is_file():
         frames = {"frames": sequence.frames[0].image.parent, "mask": sequence.frames[0].mask}
         values = {**frames, "parent": _PARENT.value, "out": out}

@@ -212,8 +212,8 @@ CONTOUR_SCRATCH = (
     ),
 )
 
-# One-shot training from such a parent: the same loss and optimiser, milder augmentation. The zoom is
-# the object coming near: from (0.8, 1.25) to this, J of drift-straight went from 0.41 to 0.60.
+# One-shot training from such a parent: the same loss and optimiser, milder augmentation. Views zoom
+# as objects come near: from (0.8, 1.25) to this, J of drift-straight rose from 0.41 to 0.60.
 ONE_SHOT_SCRATCH = Stage(
     name="one_shot",
     updates=200,
