@@ -17,7 +17,7 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks import timing
-from osvos_tf import davis, metrics, video
+from osvos_tf import davis
 from pipelines import cli, segment
 
 _DAVIS = flags.DEFINE_string("davis", None, "DAVIS root.", required=True)
@@ -72,15 +72,9 @@ def measure(name, sequence):
         arguments = [f"--{flag}={value}" for flag, value in values.items()]
         segment.main(cli.parse(segment.FLAGS, [*arguments, *VARIANTS[name]]))
     record = json.loads((out / cli.RECORD).read_text())
-    scores = [
-        metrics.region_similarity(
-            video.read_mask(out / "masks" / f"{frame.name}.png"), video.read_mask(frame.mask)
-        )
-        for frame in sequence.frames[1:-1]
-    ]
     training, inference = record["seconds"]["training"], record["seconds"]["inference"]
     return {
-        "J": float(np.mean(scores)),
+        "J": timing.mean_j(sequence, out / "masks"),
         "seconds": training + inference,
         "training_seconds": training,
         "updates": record["updates"],

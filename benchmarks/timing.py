@@ -18,6 +18,8 @@ import cv2
 import numpy as np
 from absl import flags
 
+from osvos_tf import metrics, video
+
 _JSON = flags.DEFINE_string("json", None, "File to write the rows to.")
 ROUNDS = flags.DEFINE_integer("rounds", 5, "Turns of each measurement.", lower_bound=1)
 
@@ -172,6 +174,17 @@ def data_folder():
     """Returns where real data would lie: `OSVOS_DATA`, else `../shared/data`."""
     project = pathlib.Path(__file__).resolve().parents[1]
     return pathlib.Path(os.environ.get("OSVOS_DATA", project.parent / "shared" / "data"))
+
+
+def mean_j(sequence, masks):
+    """Returns the mean J of a folder of masks of a `davis.Sequence`, but for its first and last."""
+    scores = [
+        metrics.region_similarity(
+            video.read_mask(pathlib.Path(masks) / f"{frame.name}.png"), video.read_mask(frame.mask)
+        )
+        for frame in sequence.frames[1:-1]
+    ]
+    return float(np.mean(scores))
 
 
 def frame(size=FRAME_SIZE, seed=0):
