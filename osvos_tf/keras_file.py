@@ -25,7 +25,6 @@ _KERAS_LAYERS, _INITIALISERS = ("keras.layers",), ("keras.initializers",)
 _CLASSES = {
     "InputLayer": _KERAS_LAYERS,
     "Conv2D": _KERAS_LAYERS,
-    "Convolution": _OURS,
     "MaxPooling2D": _KERAS_LAYERS,
     "Preprocess": _OURS,
     "Upsample": _OURS,

@@ -1,7 +1,5 @@
 """The network's own layers: preprocessing, bilinear upsampling with its crop, and the fusion."""
 
-import math
-
 import keras
 import tensorflow as tf
 
@@ -10,54 +8,6 @@ MEAN_BGR = (104.00699, 116.66877, 122.67892)
 CROPS = ("aligned", "center")
 
 register = keras.saving.register_keras_serializable("osvos_tf")
-
-
-# Channels from which the kernel's gradient of a 3x3 convolution is quicker as nine matrix products
-# than as oneDNN's own operation, by compute type (measured on an EPYC with AVX512-BF16).
-_PRODUCTS_FROM = {"bfloat16": 64, "float32": 256}
-
-
-@tf.custom_gradient
-def convolve(images, kernel):
-    """A 3x3 convolution of stride 1 with zero padding, whose kernel gradient is matrix products.
-
-    Args:
-        images: [batch, height, width, channels in].
-        kernel: [3, 3, channels in, channels out], of the same type.
-
-    Returns:
-        [batch, height, width, channels out].
-    """
-    operation = {"strides": [1, 1, 1, 1], "padding": "SAME"}
-
-    def gradient(upstream):
-        of_images = tf.raw_ops.Conv2DBackpropInput(
-            input_sizes=tf.shape(images), filter=kernel, out_backprop=upstream, **operation
-        )
-        return of_images, _kernel_gradient(images, upstream)
-
-    return tf.raw_ops.Conv2D(input=images, filter=kernel, **operation), gradient
-
-
-def _kernel_gradient(images, upstream):
-    """Returns [3, 3, channels in, channels out]: a product for each place in the kernel.
-
-    With borders of zeros, and rows and columns flattened to one axis, the pixels that a place of
-    the kernel meets are a slice.
-    """
-    stride = tf.shape(images)[2] + 2
-    pixels = tf.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    upstream = tf.pad(upstream, ((0, 0), (0, 2), (0, 2), (0, 0)))
-    channels = images.shape[-1], upstream.shape[-1]
-    pixels, upstream = (
-        tf.reshape(maps, (-1, count))
-        for maps, count in zip((pixels, upstream), channels, strict=True)
-    )
-    count = tf.shape(pixels)[0] - 2 * stride - 2  # the rest of `upstream` is border
-    upstream = upstream[:count]
-    places = [row * stride + column for row in range(3) for column in range(3)]
-    products = [tf.matmul(pixels[at : at + count], upstream, transpose_a=True) for at in places]
-    return tf.reshape(tf.stack(products), (3, 3, *channels))
 
 
 def upsample(maps, stride, size, crop):
@@ -92,18 +42,6 @@ def check_crop(crop):
     if crop not in CROPS:
         raise ValueError(f"crop must be one of {CROPS}. Received: {crop!r}.")
     return crop
-
-
-@register
-class Convolution(keras.layers.Conv2D):
-    """Keras's 3x3 convolution, with `convolve` for its gradient where that is quicker."""
-
-    def convolution_op(self, inputs, kernel):
-        """Called by Keras for the convolution itself."""
-        least = _PRODUCTS_FROM.get(self.compute_dtype, math.inf)
-        if min(kernel.shape[2:]) < least or tf.config.list_physical_devices("GPU"):
-            return super().convolution_op(inputs, kernel)
-        return convolve(inputs, tf.convert_to_tensor(kernel))
 
 
 @register

@@ -294,7 +294,7 @@ def _build(name, crop, width_multiplier, start, seed):
             # "same" keeps the partial window of an odd edge, as Caffe's ceil does.
             x = keras.layers.MaxPooling2D(2, padding="same", name=f"block{stage}_pool")(x)
         for index in range(1, convolutions + 1):
-            x = layers.Convolution(
+            x = keras.layers.Conv2D(
                 max(1, round(channels * width_multiplier)),
                 3,
                 padding="same",
