@@ -216,14 +216,14 @@ CONTOUR_SCRATCH = (
 # as objects come near: from (0.8, 1.25) to this, J of drift-straight rose from 0.41 to 0.60.
 ONE_SHOT_SCRATCH = Stage(
     name="one_shot",
-    updates=200,
+    updates=150,
     optimizer="adam",
     rate=2e-4,
     cooldown=50,
     batch_size=2,
     normalise="balanced",
     until_learned=True,
-    augmentation=Augmentation(flip=True, zoom=(0.75, 1.6), shift=0.15, rotation=15.0, gain=0.15),
+    augmentation=Augmentation(flip=True, zoom=(0.75, 1.6), shift=0.15, rotation=15.0, gain=0.3),
 )
 
 # The paper's way for such a parent: 500 updates, one whole frame each, all outputs trained. It is
