@@ -74,10 +74,11 @@ def measure(sequence, arguments):
     args = cli.parse(segment.FLAGS, [*arguments, f"--out={out}"])
     frames = video.open_frames(args.frames)
     predictor = model.build_predictor(_network(sequence), frame_height=frames.size[0])
+    predict = model.any_size(predictor)
     annotated = {first.name: (frames.read(first.name), video.read_mask(first.mask))}
 
     def run():
-        segment._segment(args, frames, predictor, annotated, out)
+        segment._segment(args, frames, predict, annotated, out)
 
     run()
     seconds = timing.best_seconds(run, timing.ROUNDS.value) / len(sequence.frames)

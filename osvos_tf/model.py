@@ -116,6 +116,23 @@ def build_two_stream(foreground, contour, *, frame_height=None):
     return keras.Model(images, outputs, name="two_stream")
 
 
+def any_size(predictor):
+    """Returns a function that calls a predictor on frames of any number and size.
+
+    Keras's own `predict_on_batch` builds its graph anew for one size after the other, which takes
+    longer than a prediction; this one is built once.
+
+    Args:
+        predictor: of `build_predictor` or `build_two_stream`.
+
+    Returns:
+        Function of uint8 RGB [batch, height, width, 3] that gives what the predictor does, as
+        tensors.
+    """
+    signature = [tf.TensorSpec((None, None, None, 3), tf.uint8)]
+    return tf.function(lambda images: predictor(images, training=False), input_signature=signature)
+
+
 def working_height(model):
     """Returns the frame height in pixels that the weights were trained on, or None for any."""
     return model.get_layer("preprocess").working_height

@@ -178,7 +178,7 @@ def main(args):
         predictor = model.build_predictor(network, frame_height=height)
     else:
         predictor = model.build_two_stream(network, contour, frame_height=height)
-    count = _segment(args, frames, predictor, annotated, out)
+    count = _segment(args, frames, model.any_size(predictor), annotated, out)
     finished = time.monotonic()
 
     record = {
@@ -309,7 +309,7 @@ def _train(args, network, stage, annotated):
         )
 
 
-def _segment(args, frames, predictor, annotated, out):
+def _segment(args, frames, predict, annotated, out):
     """Writes masks and overlay of all frames; returns their number."""
     masks = files.ensure_writable(out / "masks")
     probabilities = files.ensure_writable(out / "probabilities") if args.probabilities else None
@@ -329,18 +329,18 @@ def _segment(args, frames, predictor, annotated, out):
                 video.write_probability(probabilities / f"{name}.png", probability)
             overlay.write(visualize.overlay(frame, mask))
 
-        predictions = _predictions(args, frames, predictor, annotated)
+        predictions = _predictions(args, frames, predict, annotated)
         return sum(1 for _ in progress.over(inference.map_beside(finish, predictions)))
 
 
-def _predictions(args, frames, predictor, annotated):
+def _predictions(args, frames, predict, annotated):
     """Yields (name, frame, window, prediction in the window) of all frames."""
 
     def is_object(predicted):
         probability = predicted["probabilities"] if isinstance(predicted, dict) else predicted
         return probability > args.threshold
 
-    images, predict = inference.read_ahead(frames), predictor.predict_on_batch
+    images = inference.read_ahead(frames)
     if args.follow:
         _, mask = annotated.get(frames.first()[0], (None, None))
         yield from inference.follow_object(images, predict, is_object, mask=mask)

@@ -361,6 +361,17 @@ def test_windows_are_resized_as_their_frames_would_be(network):
     np.testing.assert_allclose(window[:, :, 300:], expected[:, :, 332:], atol=1e-3)
 
 
+def test_any_size_is_traced_once(network):
+    predictor = model.build_predictor(network)
+    predict = model.any_size(predictor)
+    for size in ((1, 24, 40), (3, 24, 40), (2, 17, 33)):
+        images = frames(*size[1:], count=size[0])
+        np.testing.assert_allclose(
+            predict(images).numpy(), predictor.predict_on_batch(images), atol=1e-6
+        )
+    assert predict.experimental_get_tracing_count() == 1
+
+
 def test_predictor_takes_the_networks_own_height():
     network = tiny()
     network.get_layer("preprocess").working_height = 20
