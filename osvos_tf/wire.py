@@ -86,7 +86,7 @@ def from_proto(name, proto, max_bytes):
         if math.prod(shape) * itemsize > max_bytes:
             raise invalid(f"{name}: an array of shape {shape} is more than {max_bytes} bytes.")
         return tf.make_ndarray(proto)
-    except (TypeError, ValueError, KeyError) as error:  # KeyError: a type without arrays
+    except (TypeError, ValueError, KeyError, OverflowError) as error:
         raise invalid(f"tensor parsing error: {name}: {error}") from error
 
 

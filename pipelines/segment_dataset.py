@@ -1,7 +1,6 @@
-r"""Segments a whole split, or a list of videos and masks, each sequence as `segment` does it.
+"""Segments a whole split, or a list of videos and masks, each sequence as `segment` does it.
 
-    python -m pipelines.segment_dataset --davis=DAVIS --split=val --parent=parent.keras \
-        --out=results --workers=2
+    python -m pipelines.segment_dataset --davis=DAVIS --split=val --out=results --workers=2
     python -m pipelines.segment_dataset --list=videos.txt --parent=parent.keras --out=results
 
 leaves `OUT/<sequence>/` as `segment` leaves it, which is where `evaluate --results=OUT` looks, and
@@ -185,8 +184,7 @@ def _check_all(items, arguments, out):
         if not folder.exists():
             return ""
         args = sequence_worker.parse(item, arguments, folder)
-        inputs = worklist.describe_inputs(sequence_worker.values(args))
-        return worklist.find_fault(item, folder, inputs)
+        return worklist.find_fault(item, folder, sequence_worker.describe_inputs(args))
 
     wanted, whole = [], []
     threads = concurrent.futures.ThreadPoolExecutor(os.cpu_count())

@@ -18,7 +18,7 @@ import traceback
 import cv2
 from absl import flags
 
-from osvos_tf import worklist
+from osvos_tf import files, worklist
 from osvos_tf.errors import InputError
 from pipelines import cli, segment
 
@@ -55,7 +55,7 @@ def segment_sequence(item, arguments, out):
     partial = worklist.partial_folder(out, item)
     try:
         args = parse(item, arguments, partial)
-        inputs = worklist.describe_inputs(values(args))
+        inputs = describe_inputs(args)
         segment.main(args)
         worklist.publish(partial, pathlib.Path(out) / item.name, inputs)
     except (InputError, flags.Error) as error:
@@ -81,9 +81,12 @@ def parse(item, arguments, folder):
     return cli.parse(segment.FLAGS, [*arguments, *own], "segment")
 
 
-def values(args):
-    """Returns parsed flags as a dict."""
-    return {name: args[name].value for name in args}
+def describe_inputs(args):
+    """Returns what decides over a sequence's results, from its parsed flags."""
+    values = {name: args[name].value for name in args}
+    if args.parent == "compact":  # a file as well, which another version of the package may change
+        values["parent"] = str(files.COMPACT_PARENT)
+    return worklist.describe_inputs(values)
 
 
 def summary(folder):

@@ -90,7 +90,7 @@ def quick(monkeypatch):
         for name in frames.names:
             video.write_mask(masks / f"{name}.png", mask)
         record = {"frames": len(frames.names), "size": list(frames.size), "updates": args.updates}
-        record.update(flags=sequence_worker.values(args), seconds={})
+        record.update(flags={"out": args.out}, seconds={})
         files.write_json(masks.parent / "run.json", record)
 
     monkeypatch.setattr(segment, "main", main)
@@ -240,6 +240,18 @@ def test_what_is_damaged_or_made_otherwise_is_done_again(run, quick, arguments, 
     assert run({**arguments, "seed": 1, "parent": "random"}) == ["bear", "goat"]
 
 
+def test_the_parent_that_comes_with_the_package_is_known_by_its_content(
+    run, quick, arguments, parent, monkeypatch
+):
+    monkeypatch.setattr(files, "COMPACT_PARENT", parent)
+    flags = {**arguments, "parent": None}
+    assert run(flags) == ["bear", "goat"] and run(flags) == []
+    other = arguments["out"].parent / "other.keras"
+    other.write_bytes(parent.read_bytes() + b"another version")
+    monkeypatch.setattr(files, "COMPACT_PARENT", other)
+    assert run(flags) == ["bear", "goat"]
+
+
 def test_a_lost_line_is_written_again(run, quick, arguments):
     out = arguments["out"]
     run(arguments)
@@ -356,7 +368,7 @@ needs_proc = pytest.mark.skipif(
 
 @needs_proc
 @pytest.mark.slow
-def test_two_workers_of_which_one_is_killed_equal_one(start, arguments, fake_davis, tmp_path):
+def test_two_workers_that_are_killed_once_equal_one(start, arguments, fake_davis, tmp_path):
     """And a broken sequence beside them costs nothing but itself."""
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"no picture")
@@ -373,7 +385,6 @@ def test_two_workers_of_which_one_is_killed_equal_one(start, arguments, fake_dav
     wait_until(lambda: list(tmp_path.glob("b/.*.*")), pair)  # a sequence is under way
     for pid in workers_of(pair):
         os.kill(pid, signal.SIGKILL)
-        break
     _, said = pair.communicate(timeout=SECONDS)
     assert pair.returncode == 3, said
     assert "signal SIGKILL" in said
@@ -482,7 +493,7 @@ def test_a_ray_address_where_nothing_listens(arguments):
 
 
 @pytest.mark.slow
-def test_a_ray_node_is_killed_halfway(start, arguments, fake_davis, tmp_path, monkeypatch):
+def test_a_ray_node_is_killed_halfway(start, arguments, fake_davis, tmp_path):
     """Two nodes on loopback with room for one sequence each; one dies with its sequence."""
     pytest.importorskip("ray", reason="Ray is not installed: pip install osvos_tf[distributed]")
     from ray import cluster_utils
@@ -490,7 +501,7 @@ def test_a_ray_node_is_killed_halfway(start, arguments, fake_davis, tmp_path, mo
     cluster = cluster_utils.Cluster()
     try:
         nodes = [cluster.add_node(num_cpus=1, include_dashboard=False) for _ in range(2)]
-        flags = {**arguments, **write_list(tmp_path / "list.txt", fake_davis)}
+        flags = {**arguments, **write_list(tmp_path / "list.txt", fake_davis), "updates": 20}
         process = start({**flags, "ray": cluster.address})
         out = arguments["out"]
         wait_until(lambda: len(list(out.glob(".*.*"))) == 2, process)
