@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import random
+import select
 import signal
 import subprocess
 import sys
@@ -140,8 +141,8 @@ class Commands:
     def kill(self, command, flags, seconds):
         """Kills a command after so many seconds; returns whether it was still at work."""
         child, wait = self.start(command, flags)
-        time.sleep(seconds)
-        with contextlib.suppress(ProcessLookupError):  # it was done before
+        select.select([self._process.stdout], [], [], seconds)  # it says so when it is done before
+        with contextlib.suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
         status, text = wait()
         assert status in (0, -signal.SIGKILL), text
