@@ -6,6 +6,7 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import pathlib
+import signal
 
 import cv2
 import numpy as np
@@ -21,6 +22,11 @@ WORLD = {
     "train": {"bear": ((4, 6), (3, 9)), "goat": ((28, 40), (-6, 5))},
     "val": {"swan": ((16, 60), (2, -14))},
 }
+
+
+def pytest_configure():
+    """A shell starts what runs in the background with Ctrl-C ignored, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
