@@ -244,7 +244,7 @@ def _recode(path, storage):
 
         def copy(name, item):
             if isinstance(item, h5py.Dataset):
-                item = target.create_dataset(name, data=item.astype(storage)[()])
+                item = target.create_dataset(name, data=item[()].astype(storage))
             else:
                 item = target.require_group(name)
             item.attrs.update(source[name].attrs)

@@ -8,7 +8,9 @@ import tensorflow as tf
 
 from osvos_tf import model, one_shot, recipes
 
-STAGE = dataclasses.replace(recipes.ONE_SHOT_SCRATCH, updates=6, cooldown=2, rate=2e-3)
+STAGE = dataclasses.replace(
+    recipes.ONE_SHOT_SCRATCH, updates=6, cooldown=2, rate=2e-3, until_learned=False
+)
 
 
 def network():
