@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from osvos_tf import losses
 from osvos_tf.errors import InputError
+from osvos_tf.files import atomic_path
 from osvos_tf.model import with_precision
 
 _MOMENTUM = 0.9
@@ -308,9 +309,19 @@ def _tidy(folder, damaged):
             path.unlink()
     for path in folder.glob("ckpt-*_temp"):
         shutil.rmtree(path)
-    left = [str(path) for path in reversed(_checkpoints(folder))]
-    if left and left[-1] != tf.train.latest_checkpoint(str(folder)):
-        tf.compat.v1.train.update_checkpoint_state(str(folder), left[-1], left)
+    left = _checkpoints(folder)[::-1]
+    if left:
+        # With their times: the checkpoint manager forgets what is listed without.
+        listed = tf.compat.v1.train.generate_checkpoint_state_proto(
+            str(folder),
+            str(left[-1]),
+            all_model_checkpoint_paths=[str(path) for path in left],
+            all_model_checkpoint_timestamps=[
+                path.with_suffix(".index").stat().st_mtime for path in left
+            ],
+        )
+        with atomic_path(folder / "checkpoint") as temporary:
+            temporary.write_text(str(listed), encoding="utf-8")
 
 
 def _save(manager, done):
