@@ -61,6 +61,8 @@ def _variables(content, order, left):
     while position < len(content):
         kind, length = struct.unpack_from(f"{order}II", content, position)
         element = memoryview(content)[position : position + 8 + length]
+        if len(element) < 8 + length:
+            raise ValueError("it is cut short")
         if kind == _COMPRESSED:
             element = zlib.decompressobj().decompress(element[8:], left + 1)
             left -= len(element)
