@@ -71,6 +71,7 @@ def write_video(path, frames, fps=12.0):
 # --- sizes and lengths ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(17, 23), (1, 9), (9, 1)])
 @pytest.mark.parametrize("snap", ["none", "bilateral"])
 def test_small_frames(run, tmp_path, size, snap):
@@ -91,12 +92,14 @@ def test_4k_frames(run, tmp_path):
     assert {mask.shape for mask in masks.values()} == {size}
 
 
+@pytest.mark.slow
 def test_a_video_of_one_frame(run, tmp_path):
     clip = write_video(tmp_path / "one.mp4", [picture(24, 40)])
     masks = run(clip, save_mask(tmp_path / "mask.png", 24, 40))
     assert list(masks) == ["00000"] and masks["00000"].shape == (24, 40)
 
 
+@pytest.mark.slow
 def test_an_object_of_one_pixel(run, tmp_path):
     for number in range(2):
         save(tmp_path / "frames" / f"{number}.png", picture(24, 40))
