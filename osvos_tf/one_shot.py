@@ -9,7 +9,7 @@ _HELD_OUT = 4  # views
 _IMPROVEMENT = 0.02  # part by which the held-out loss has to fall from look to look
 
 
-def learn(network, frames, masks, stage, *, budget=None, seed=0, on_update=None):
+def learn(network, frames, masks, stage, *, budget=None, seed=0, stop=None, on_update=None):
     """Trains a network on the annotated frames of one sequence, in place.
 
     Args:
@@ -20,6 +20,7 @@ def learn(network, frames, masks, stage, *, budget=None, seed=0, on_update=None)
             network's `working_height`, or as they are.
         budget: seconds after which training ends, whatever its updates; None for no such limit.
         seed: of order and augmentation.
+        stop: asked after each update; training ends there once it says True.
         on_update: called with (updates done, loss) after each update.
 
     Returns:
@@ -51,7 +52,13 @@ def learn(network, frames, masks, stage, *, budget=None, seed=0, on_update=None)
     if stage.until_learned:
         is_learned = _Plateau(network, views(seed + 1).take(-(-_HELD_OUT // stage.batch_size)))
     return training.train(
-        trained, dataset, stage, budget=budget, is_learned=is_learned, on_update=on_update
+        trained,
+        dataset,
+        stage,
+        budget=budget,
+        is_learned=is_learned,
+        stop=stop,
+        on_update=on_update,
     )
 
 

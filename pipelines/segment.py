@@ -297,7 +297,10 @@ def _train(args, network, stage, annotated):
     from osvos_tf import one_shot
 
     images, masks = map(np.stack, zip(*annotated.values(), strict=True))
-    with cli.Progress("Learning the object", stage.updates, "update") as progress:
+    with (
+        cli.Progress("Learning the object", stage.updates, "update") as progress,
+        cli.finishing() as stop,
+    ):
         return one_shot.learn(
             network,
             images,
@@ -305,6 +308,7 @@ def _train(args, network, stage, annotated):
             stage,
             budget=args.budget,
             seed=args.seed,
+            stop=stop,
             on_update=lambda update, loss: progress.advance(note=f"loss {loss:.4g}"),
         )
 
