@@ -267,7 +267,7 @@ def raw_bytes_of_another_file(file):
 
 def a_view_of_another_file(file):
     layout = h5py.VirtualLayout((4,), "float32")
-    layout[:] = h5py.VirtualSource("/tmp/other.h5", "x", (4,))
+    layout[:] = h5py.VirtualSource("/elsewhere.h5", "x", (4,))
     file.create_virtual_dataset("stolen", layout)
 
 
