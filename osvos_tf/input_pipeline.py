@@ -1,7 +1,7 @@
 """The `tf.data` chains: views of a records folder, views of annotated frames.
 
 Element number n of a chain depends on nothing but n and the seed. So a chain is repeatable, and
-its iterator's checkpoint is a position and a few finished elements, not a shuffle buffer.
+its iterator's checkpoint is a position and nothing else.
 """
 
 import numpy as np
@@ -12,7 +12,15 @@ from osvos_tf.errors import InputError
 
 
 def parent_dataset(
-    records, augmentation, *, batch_size=1, height=None, width=None, seed=0, on_lost=None
+    records,
+    augmentation,
+    *,
+    batch_size=1,
+    height=None,
+    width=None,
+    seed=0,
+    part=(0, 1),
+    on_lost=None,
 ):
     """Endless augmented views of all frames of a records folder, in a new order every pass.
 
@@ -27,6 +35,8 @@ def parent_dataset(
         height: height in pixels of the views; None leaves frames at their own size.
         width: width in pixels of the views; None takes what the first frame's shape makes it.
         seed: of order and augmentation.
+        part: (index, count) of workers that share the views: the index-th of every `count`. All
+            of them read the records, so that together they see what one alone would.
         on_lost: called with a list of `tfrecord.Lost` where records are damaged, which are then
             left out; None refuses such records.
 
@@ -45,7 +55,7 @@ def parent_dataset(
     def load(index):
         return tfrecord.parse(examples[index], size=size)
 
-    return _views(load, len(examples), augmentation, batch_size, size, seed)
+    return _views(load, len(examples), augmentation, batch_size, size, seed, part)
 
 
 def read_examples(records, on_lost=None):
@@ -109,8 +119,11 @@ def _view_order(number, count, seed):
     )
 
 
-def _views(load, count, augmentation, batch_size, size, seed):
+def _views(load, count, augmentation, batch_size, size, seed, part=(0, 1)):
+    index, parts = part
+
     def view(number):
+        number = number * parts + index
         seeds = tf.stack([tf.cast(seed, tf.int64), number])
         frame = load(_view_order(number, count, seed))
         image, mask = augment.augment(*frame, seeds, augmentation, size)
@@ -127,6 +140,8 @@ def _views(load, count, augmentation, batch_size, size, seed):
         return tf.cond(paste, pasted, lambda: (image, mask))
 
     options = tf.data.Options()
+    # A checkpoint holds the position alone: no finished views, which are other workers' others.
+    options.experimental_symbolic_checkpoint = True
     options.threading.private_threadpool_size = 0  # one thread a core, whatever the loop uses
     return (
         tf.data.Dataset.range(np.iinfo(np.int64).max)

@@ -71,6 +71,11 @@ class Stage:
         """Updates of the whole recipe that are done when this stage ends."""
         return self.first_update + self.updates
 
+    @property
+    def images(self):
+        """Images of one update."""
+        return self.batch_size * self.accumulation
+
     def rate_at(self, update, end=None):
         """Returns the learning rate of an update, counted from 0 over the whole recipe.
 
@@ -87,6 +92,23 @@ class Stage:
         if left < self.cooldown:
             rate *= 0.5 * (1 - math.cos(math.pi * left / self.cooldown))
         return rate
+
+    def share(self, replicas):
+        """Returns (batch_size, accumulation) of each of several replicas that share an update.
+
+        Together they see as many images in an update as one would, so the rate stays.
+
+        Raises:
+            ValueError: the images of an update cannot be shared equally.
+        """
+        by_passes = math.gcd(self.accumulation, replicas)
+        by_images = replicas // by_passes
+        if self.batch_size % by_images:
+            raise ValueError(
+                f"An update of stage {self.name!r} takes {self.accumulation} x {self.batch_size} "
+                f"images, which {replicas} replicas cannot share equally."
+            )
+        return self.batch_size // by_images, self.accumulation // by_passes
 
     def rate_factor(self, layer, weight):
         """Returns the factor on the rate of `weight` ("kernel" or "bias") of the named layer."""

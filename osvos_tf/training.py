@@ -11,7 +11,7 @@ import time
 import keras
 import tensorflow as tf
 
-from osvos_tf import losses
+from osvos_tf import distribution, losses
 from osvos_tf.errors import InputError
 from osvos_tf.files import atomic_path
 from osvos_tf.model import with_precision
@@ -50,6 +50,7 @@ def train(
     stage,
     workdir=None,
     *,
+    strategy=None,
     budget=None,
     is_learned=None,
     on_update=None,
@@ -63,13 +64,19 @@ def train(
     checkpoint has passed only restores the weights and returns.
 
     Args:
-        model: a network of `model.build_foreground` or `build_contour`; changed in place.
+        model: a network of `model.build_foreground` or `build_contour`; changed in place. Built
+            under the strategy's scope.
         dataset: `tf.data.Dataset` of (image, label) batches of `stage.batch_size`, see
-            `input_pipeline`; endless. Its iterator is checkpointed with the weights.
+            `input_pipeline`; endless. Its iterator is checkpointed with the weights. With a
+            strategy of several replicas: this worker's part of the views, in batches of
+            `stage.share(replicas)`.
         stage: a `recipes.Stage`.
         workdir: folder for `checkpoints/` and TensorBoard `summaries/`; None keeps neither.
+        strategy: of `distribution.make_strategy`; None: the one in whose scope this is called, one
+            device as a rule. All workers call this with the same arguments; the first one writes
+            to the work folder, from which all of them restore.
         budget: seconds after which training ends early, the stage's cool-down included; None
-            trains all updates.
+            trains all updates. With several workers, leave this and `is_learned` alone.
         is_learned: called with the updates done after each update; once it gives True, training
             ends early, after the stage's cool-down. None trains all updates.
         on_update: called with (updates done, loss) after each update.
@@ -83,17 +90,23 @@ def train(
     Raises:
         FloatingPointError: the loss is not finite; the message names the update, and the weights
             are those of the update before.
-        InputError: no checkpoint of the work folder can be read, or none can be written.
+        InputError: no checkpoint of the work folder can be read, or none can be written; the
+            workers do not find the same one.
     """
-    optimizer = _make_optimizer(stage)
-    optimizer.build(model.trainable_variables)
+    strategy = strategy or tf.distribute.get_strategy()
+    is_writer = distribution.worker(strategy)[0] == 0
+    with strategy.scope():
+        optimizer = _make_optimizer(stage)
+        optimizer.build(model.trainable_variables)
     batches = iter(dataset)
     done = tf.Variable(stage.first_update, dtype=tf.int64, trainable=False)
     manager, damaged = _restore(
-        workdir, stage, model=model, optimizer=optimizer, done=done, batches=batches
+        workdir, stage, is_writer, model=model, optimizer=optimizer, done=done, batches=batches
     )
+    _check_agreement(strategy, int(done), workdir)
     first = safe = int(done)  # `safe`: updates that a checkpoint holds
-    loop = _Loop(model, optimizer, stage, batches, _summaries(workdir))
+    summaries = _summaries(workdir) if is_writer else None
+    loop = _Loop(model, optimizer, stage, batches, summaries, strategy)
     start = saved = time.monotonic()
     clock = _Clock(budget)
     end, history = stage.last_update, []
@@ -112,7 +125,7 @@ def train(
         if manager is not None and time.monotonic() - saved >= checkpoint_seconds:
             _save(manager, done)
             saved, safe = time.monotonic(), update + 1
-        if stop is not None and stop():
+        if stop is not None and distribution.total(strategy, bool(stop())):
             break
     if manager is not None and safe < int(done):
         _save(manager, done)
@@ -149,15 +162,19 @@ class _Clock:
 class _Loop:
     """One update at a time: forward and backward passes, averaged, then one weight change."""
 
-    def __init__(self, model, optimizer, stage, batches, summaries):
+    def __init__(self, model, optimizer, stage, batches, summaries, strategy):
         self.model = model
         self.optimizer = optimizer
         self.stage = stage
         self.batches = batches
         self.summaries = summaries
+        self.strategy = strategy
+        self.replicas = strategy.num_replicas_in_sync
+        _, self.accumulation = stage.share(self.replicas)
         self.variables = model.trainable_variables
         self.factors, self.decays = zip(*_rates(model, stage), strict=True)
-        self.sums = [tf.Variable(tf.zeros(v.shape), trainable=False) for v in self.variables]
+        with strategy.scope():
+            self.sums = [self._replica_sum(variable) for variable in self.variables]
         self.accumulate = self._accumulation(model)
         self.exact = None  # the same network in float32 and its accumulation, built when needed
         self.apply = tf.function(self._apply)
@@ -166,14 +183,35 @@ class _Loop:
         """Makes update `number` of `end` (counted from 0); returns its loss, a Python float."""
         self.optimizer.learning_rate = self.stage.rate_at(number, end)
         total = 0.0
-        for _ in range(self.stage.accumulation):
-            images, labels = next(self.batches)
+        for _ in range(self.accumulation):
+            images, labels = self._next_batch()
             loss, parts, fused = self._add_gradients(number, images, labels)
-            total += loss / self.stage.accumulation
+            total += loss / self.accumulation
         self.apply()
         if summary and self.summaries is not None:
-            self._summarise(number + 1, total, parts, images, labels, fused)
+            self._summarise(number + 1, total, parts, *map(self._first, (images, labels, fused)))
         return total
+
+    def _next_batch(self):
+        """Returns images and labels, a batch for each replica of this worker."""
+        if len(self._local(self.sums[0])) == 1:
+            return next(self.batches)
+        return self.strategy.experimental_distribute_values_from_function(
+            lambda context: next(self.batches)
+        )
+
+    def _local(self, values):
+        """Returns what each replica of this worker has."""
+        return self.strategy.experimental_local_results(values)
+
+    def _first(self, values):
+        return self._local(values)[0]
+
+    def _mean(self, values):
+        """Returns the means over all replicas; called by each of them."""
+        if self.replicas == 1:
+            return values
+        return tf.distribute.get_replica_context().all_reduce("MEAN", values)
 
     def _add_gradients(self, number, images, labels):
         """Adds one batch's gradients to the sums; returns loss, losses by output, fused logits."""
@@ -197,8 +235,7 @@ class _Loop:
         """Returns the function that adds a batch's gradients of `network` to the sums."""
         variables = network.trainable_variables
 
-        @tf.function(reduce_retracing=True)
-        def accumulate(images, labels):
+        def add(images, labels):
             with tf.GradientTape() as tape:
                 outputs = network(images, training=True)
                 loss, parts = losses.deep_supervision(
@@ -216,24 +253,39 @@ class _Loop:
                 )
             ]
             finite = tf.math.is_finite(loss) & tf.math.is_finite(tf.linalg.global_norm(gradients))
+            loss, parts, sound = self._mean([loss, parts, tf.cast(finite, tf.float32)])
+            finite = sound == 1  # everywhere, so that all replicas add or none does
             for total, gradient in zip(self.sums, gradients, strict=True):
                 total.assign_add(tf.where(finite, gradient, tf.zeros_like(gradient)))
             return loss, parts, outputs["fused"], finite
+
+        @tf.function(reduce_retracing=True)
+        def accumulate(images, labels):
+            loss, parts, fused, finite = self.strategy.run(add, (images, labels))
+            agreed = tf.nest.map_structure(self._first, (loss, parts, finite))
+            return *agreed[:2], fused, agreed[2]
 
         return accumulate
 
     def _accumulate_exactly(self, images, labels):
         if self.exact is None:
-            network = with_precision(self.model, "float32")
+            with self.strategy.scope():
+                network = with_precision(self.model, "float32")
             self.exact = network, self._accumulation(network)
         network, accumulate = self.exact
         network.set_weights(self.model.get_weights())
         return accumulate(images, labels)
 
     def _apply(self):
-        # With momentum SGD, scaling a gradient, its decay term included, scales the rate.
+        self.strategy.run(self._apply_on_replica)
+
+    def _apply_on_replica(self):
+        # With momentum SGD, scaling a gradient, its decay term included, scales the rate. The
+        # optimizer sums over the replicas.
         gradients = [
-            factor * (total / self.stage.accumulation + decay * tf.convert_to_tensor(variable))
+            factor
+            * (total / self.accumulation + decay * tf.convert_to_tensor(variable))
+            / self.replicas
             for total, variable, factor, decay in zip(
                 self.sums, self.variables, self.factors, self.decays, strict=True
             )
@@ -241,6 +293,16 @@ class _Loop:
         self.optimizer.apply_gradients(zip(gradients, self.variables, strict=True))
         for total in self.sums:
             total.assign(tf.zeros_like(total))
+
+    @staticmethod
+    def _replica_sum(variable):
+        """Returns zeros of the variable's shape, of which each replica has its own."""
+        return tf.Variable(
+            tf.zeros(variable.shape),
+            trainable=False,
+            synchronization=tf.VariableSynchronization.ON_READ,
+            aggregation=tf.VariableAggregation.SUM,
+        )
 
     def _summarise(self, step, total, parts, images, labels, fused):
         with self.summaries.as_default(step=step):
@@ -254,15 +316,27 @@ class _Loop:
         self.summaries.flush()
 
 
-def _restore(workdir, stage, *, batches, **state):
+def _check_agreement(strategy, done, workdir):
+    """Raises InputError unless all workers are at the same update."""
+    _, workers = distribution.worker(strategy)
+    mean = distribution.total(strategy, done) / workers
+    spread = distribution.total(strategy, abs(done - mean))
+    if spread:
+        raise InputError(
+            f"The workers do not start at one update: here {done}, on average {mean:g}. Wanted a "
+            f"--workdir that all of them share: is {workdir} on each machine's own disk?"
+        )
+
+
+def _restore(workdir, stage, is_writer, *, batches, **state):
     """Restores the state from the work folder's last checkpoint that can be read.
 
     Where that is the last of an earlier stage, `batches` start anew: the iterator saved with it
     holds finished batches of that stage's views, whose number and size may be others.
 
     Returns:
-        `(manager, damaged)`: the checkpoint manager, None without a folder, and the names of
-        younger checkpoints that could not be read, which are removed.
+        `(manager, damaged)`: the checkpoint manager, None where none is to write, and the names of
+        younger checkpoints that could not be read, which the writer removes.
 
     Raises:
         InputError: there are checkpoints, and none can be read.
@@ -275,7 +349,8 @@ def _restore(workdir, stage, *, batches, **state):
     for path in _checkpoints(folder):
         try:
             if path.name == f"ckpt-{stage.first_update}":
-                tf.train.Checkpoint(**state).restore(str(path)).assert_existing_objects_matched()
+                status = tf.train.Checkpoint(**state).restore(str(path))
+                status.assert_existing_objects_matched().expect_partial()
             else:
                 checkpoint.restore(str(path)).assert_consumed()
             break
@@ -288,6 +363,8 @@ def _restore(workdir, stage, *, batches, **state):
                 f"No checkpoint in {folder} can be read: {', '.join(damaged)}, the last because "
                 f"of: {reason}. Name another --workdir, or remove this one to start anew."
             )
+    if not is_writer:
+        return None, tuple(damaged)
     _tidy(folder, damaged)
     return tf.train.CheckpointManager(checkpoint, str(folder), max_to_keep=2), tuple(damaged)
 

@@ -7,7 +7,9 @@ again.
 
 import contextlib
 import dataclasses
+import os
 import pathlib
+import sys
 
 from absl import flags
 
@@ -23,6 +25,9 @@ from osvos_tf.files import (
 from pipelines import cli
 
 _SETTINGS = "flags.json"  # beside the checkpoints
+# In the environment: how often in a row this process was started anew without making an update.
+_RESTARTS = "OSVOS_RESTARTS"
+_MOST_RESTARTS = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +95,15 @@ def define_flags(flag_values, task):
         lower_bound=0.0,
         flag_values=flag_values,
     )
+    flags.DEFINE_enum(
+        "strategy",
+        "auto",
+        ["auto", "one", "mirrored", "multi_worker"],
+        "Devices that share each update's views, which stay as many: one; mirrored, all GPUs of "
+        "this machine; multi_worker, all machines that the environment variable TF_CONFIG lists, "
+        "each with this same command and a --workdir that they share. auto: what there is.",
+        flag_values=flag_values,
+    )
     flags.DEFINE_boolean(
         "skip_corrupt",
         False,
@@ -113,7 +127,6 @@ def train(args, task, make_records=None):
     """
     _check(args)
     workdir = ensure_writable(args.workdir)
-    remove_leftovers(workdir)
     stages = task.recipes[args.recipe]
     if args.updates is not None:
         stages = recipes.with_updates(stages, args.updates)
@@ -122,29 +135,52 @@ def train(args, task, make_records=None):
     precision = _earlier_precision(workdir, args, task)
 
     cli.import_tensorflow()
-    from osvos_tf import input_pipeline, model, training
+    from osvos_tf import distribution, model
 
-    if make_records is None:
-        records = args.records
-    else:
-        records = workdir / "records"
-        if precision is None:
-            make_records(records)
-    # What "auto" chose once holds for the whole run.
-    precision = precision or model.choose_precision(args.precision)
-    network = model.with_precision(_initial(args, task, model), precision)
+    if args.strategy in ("auto", "multi_worker") and distribution.cluster()[0]:
+        print(f"Waiting for all workers: {', '.join(distribution.cluster()[0])}.", flush=True)
+    strategy = distribution.make_strategy(args.strategy)
+    worker, workers = distribution.worker(strategy)
+    _check_share(stages, strategy)
+    records = workdir / "records" if make_records else args.records
+    with _rejoining(distribution) if workers > 1 else contextlib.nullcontext():
+        if worker == 0:
+            remove_leftovers(workdir)
+            if make_records and precision is None:
+                make_records(records)
+        distribution.total(strategy, 0)  # the others wait for the records
+        # What "auto" chose once holds for the whole run.
+        precision = precision or model.choose_precision(args.precision)
+        network = _initial(args, task, model)
+        with strategy.scope():
+            network = model.with_precision(network, precision)
+        if worker == 0:
+            write_json(workdir / _SETTINGS, {**_settings(args, task), "precision": precision})
+        _train_stages(args, task, stages, records, network, strategy)
+        if worker == 0:
+            network = model.with_precision(network, "float32")
+            model.save_model(network, workdir / task.file, storage=args.storage)
+            print(f"Wrote {workdir / task.file}")
+        distribution.total(strategy, 0)  # the others end when the model is there
+
+
+def _train_stages(args, task, stages, records, network, strategy):
+    """Trains the network through all stages, in place."""
+    from osvos_tf import distribution, input_pipeline, training
+
     examples = input_pipeline.read_examples(
         records, on_lost=_report_lost if args.skip_corrupt else None
     )
-    write_json(workdir / _SETTINGS, {**_settings(args, task), "precision": precision})
     for stage in stages:
+        batch_size, _ = stage.share(strategy.num_replicas_in_sync)
         dataset = input_pipeline.parent_dataset(
             examples,
             stage.augmentation,
-            batch_size=stage.batch_size,
+            batch_size=batch_size,
             height=stage.height,
             width=stage.height if task.square else None,
             seed=args.seed + stage.first_update,  # every stage has views of its own
+            part=distribution.worker(strategy),
         )
         with (
             _decoding(records),
@@ -157,7 +193,8 @@ def train(args, task, make_records=None):
                 network,
                 dataset,
                 stage,
-                workdir,
+                args.workdir,
+                strategy=strategy,
                 on_update=_show(progress, stage),
                 stop=stop,
                 checkpoint_seconds=args.checkpoint_seconds,
@@ -167,12 +204,51 @@ def train(args, task, make_records=None):
                     f"Checkpoint {', '.join(history.damaged)} is damaged and was removed; training "
                     f"went on from the one before, at update {history.resumed_from}."
                 )
+        if history.resumed_from + history.updates < stage.last_update:
+            raise distribution.LOST_WORKER[0](None, None, "it was told to stop")
         if stage.first_update < history.resumed_from < stage.last_update:
             print(f"Stage {stage.name} went on from update {history.resumed_from}.")
     network.get_layer("preprocess").working_height = stage.height if task.keeps_height else None
-    network = model.with_precision(network, "float32")
-    model.save_model(network, workdir / task.file, storage=args.storage)
-    print(f"Wrote {workdir / task.file}")
+
+
+def _check_share(stages, strategy):
+    """Says how an update is shared.
+
+    Raises:
+        InputError: its images cannot be shared equally.
+    """
+    replicas = strategy.num_replicas_in_sync
+    for stage in stages if replicas > 1 else ():
+        try:
+            batch_size, accumulation = stage.share(replicas)
+        except ValueError as error:
+            raise InputError(f"{error} Use a number of devices that divides them.") from error
+        print(
+            f"Stage {stage.name}: {replicas} replicas share the {stage.images} views of an update, "
+            f"{accumulation} x {batch_size} each; the learning rate stays {stage.rate:g}."
+        )
+
+
+@contextlib.contextmanager
+def _rejoining(distribution):
+    """Starts this process anew once another worker is gone, to go on from the last checkpoint."""
+    try:
+        yield
+    except distribution.LOST_WORKER as error:
+        restarts = int(os.environ.get(_RESTARTS, 0)) + 1
+        if restarts > _MOST_RESTARTS:
+            raise InputError(
+                f"Another worker was lost {restarts} times in a row without an update: "
+                f"{error.message}. Once all run, the same commands go on from the last checkpoint."
+            ) from error
+        print(
+            "Another worker is gone. Waiting for it; training then goes on from the last "
+            "checkpoint.",
+            file=sys.stderr,
+            flush=True,
+        )
+        os.environ[_RESTARTS] = str(restarts)
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def _check(args):
@@ -219,7 +295,7 @@ def _earlier_precision(workdir, args, task):
         InputError: that run had other flags; it can only go on with the same ones.
     """
     path = pathlib.Path(workdir) / _SETTINGS
-    if not (path.is_file() and (path.parent / "checkpoints" / "checkpoint").is_file()):
+    if not (path.is_file() and any(path.parent.glob("checkpoints/ckpt-*.index"))):
         return None
     try:
         before = {**read_json(path)}
@@ -263,6 +339,7 @@ def _decoding(records):
 
 def _show(progress, stage):
     def on_update(update, loss):
+        os.environ.pop(_RESTARTS, None)
         progress.advance(note=f"loss {loss:.4g}, rate {stage.rate_at(update - 1):.2g}", to=update)
 
     return on_update

@@ -257,7 +257,7 @@ def test_a_truncated_checkpoint(commands, inputs, tmp_path):
 @pytest.mark.parametrize("text", ["", "[1]", "{", '{"seed": 0}', "[" * 100_000])
 def test_settings_of_a_run_that_are_damaged(commands, inputs, tmp_path, text):
     (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "checkpoint").touch()
+    (tmp_path / "checkpoints" / "ckpt-1.index").touch()
     (tmp_path / "flags.json").write_text(text)
     status, said = commands.finish("train_parent", flags_of("train_parent", inputs, tmp_path))
     assert_explained("train_parent", status, said, "flags.json is damaged")

@@ -45,7 +45,8 @@ MAY_IMPORT = {
     "weights": {"layers", "model", "weight_files", *KERAS},
     "losses": {*TENSORS},
     "recipes": set(),
-    "training": {"losses", "model", "recipes", *KERAS},
+    "distribution": {"tensorflow"},
+    "training": {"distribution", "losses", "model", "recipes", *KERAS},
     "one_shot": {"input_pipeline", "losses", "model", "training", "numpy"},
     # From probabilities to results: knows nothing of training.
     "inference": {"numpy"},

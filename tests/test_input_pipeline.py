@@ -213,3 +213,23 @@ def test_damaged_records_are_refused(fake_records, tmp_path):
     (copy / "manifest.json").unlink()
     with pytest.raises(InputError, match=r"No manifest\.json"):
         input_pipeline.parent_dataset(copy, PLAIN)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_workers_together_see_what_one_would(count, fake_records):
+    build = functools.partial(input_pipeline.parent_dataset, fake_records, PASTED, seed=4)
+    together = take(build(), 4 * count)
+    for index in range(count):
+        assert_equal(take(build(part=(index, count)), 4), together[index::count])
+
+
+def test_a_checkpoint_holds_a_position_for_any_worker(fake_records, tmp_path):
+    """The first worker writes it for all."""
+    build = functools.partial(input_pipeline.parent_dataset, fake_records, PASTED)
+    first, second = (iter(build(part=(index, 2))) for index in (0, 1))
+    for _ in range(5):
+        next(first)
+    path = tf.train.Checkpoint(batches=first).write(str(tmp_path / "position"))
+    tf.train.Checkpoint(batches=second).read(path).assert_consumed()
+    ((image, mask),) = take(build().skip(11), 1)
+    assert_equal([[array.numpy() for array in next(second)]], [(image, mask)])
