@@ -14,22 +14,22 @@ from absl import app, flags
 from benchmarks import timing
 from osvos_tf import cost, model
 
-_WIDTHS = flags.DEFINE_list("widths", ["1.0", "0.5"], "Width multipliers of the network.")
-_PRECISIONS = flags.DEFINE_list("precisions", list(model.PRECISIONS), "Compute types.")
-_BATCHES = flags.DEFINE_list("batches", ["1", "4"], "Frames of a call.")
-_SIZE = flags.DEFINE_list("size", [*map(str, timing.FRAME_SIZE)], "Height and width of a frame.")
+WIDTHS = flags.DEFINE_list("widths", ["1.0", "0.5"], "Width multipliers of the network.")
+PRECISIONS = flags.DEFINE_list("precisions", list(model.PRECISIONS), "Compute types.")
+BATCHES = flags.DEFINE_list("batches", ["1", "4"], "Frames of a call, or views of an update.")
+SIZE = flags.DEFINE_list("size", [*map(str, timing.FRAME_SIZE)], "Height and width of a frame.")
 flags.adopt_module_key_flags(timing)
 
 
 def main(argv):
     """Prints one row a measurement."""
     del argv
-    size = tuple(map(int, _SIZE.value))
+    size = tuple(map(int, SIZE.value))
     rows = []
-    for width, precision in itertools.product(map(float, _WIDTHS.value), _PRECISIONS.value):
+    for width, precision in itertools.product(map(float, WIDTHS.value), PRECISIONS.value):
         network = model.build_foreground(width_multiplier=width, start="scratch", seed=0)
         predictor = model.build_predictor(model.with_precision(network, precision))
-        for batch in map(int, _BATCHES.value):
+        for batch in map(int, BATCHES.value):
             rows.append(measure(predictor, size, width, precision, batch))
             timing.show(rows[-1])
     timing.write(rows)

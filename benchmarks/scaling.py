@@ -7,7 +7,7 @@ Each case is the real `segment` in a process of its own, on invented JPEGs, with
 of random weights: what it costs does not depend on what it knows. Seconds are those of a frame, or
 of an update of the one-shot stage, what it takes to set up the network's graph included. The bound
 is the arithmetic alone, at the rate of a matrix product just before. Peak memory is the most that
-the process ever held, libraries included.
+the process ever held, libraries included; it is Linux that says so.
 """
 
 import json
@@ -34,13 +34,19 @@ _UPDATES = flags.DEFINE_integer("updates", 10, "Updates of the training table.")
 flags.adopt_module_key_flags(timing)
 
 _DISTINCT = 8  # invented frames; more are links to them
-# `segment`, with another number of frames in a call of the network.
-_WITH_BATCH = """
-import functools
+# `segment`, with another number of frames in a call of the network where one is given; leaves the
+# most memory that it held in a file. (What the system tells a parent of its child includes what
+# the child was before it became `segment`: a copy of the parent.)
+_PROGRAM = """
+import functools, pathlib, re, sys
 from osvos_tf import inference
 from pipelines import segment
-inference.predict_frames = functools.partial(inference.predict_frames, batch_size={})
+batch_size, peak = int(sys.argv.pop(1)), pathlib.Path(sys.argv.pop(1))
+if batch_size:
+    inference.predict_frames = functools.partial(inference.predict_frames, batch_size=batch_size)
 segment.run()
+status = pathlib.Path("/proc/self/status").read_text()
+peak.write_text(re.search(r"VmHWM:\\s+(\\d+) kB", status)[1])
 """
 
 
@@ -85,12 +91,13 @@ def measure(folder, *, count, height, batch_size=None, updates=0):
     precision = model.choose_precision("auto")
     arguments = _prepare(folder, size, count)
     arguments += [f"--updates={updates}", f"--precision={precision}"]
-    program = ["-c", _WITH_BATCH.format(batch_size)] if batch_size else ["-m", "pipelines.segment"]
     probe = timing.matrix_probe(precision)
     probe.run()
     flops_a_second = probe.amount / timing.best_seconds(probe.run)
     watch = timing.Stopwatch()
-    peak = _peak_memory([sys.executable, *program, *arguments])
+    settings = [str(batch_size or 0), str(folder / "peak")]
+    subprocess.run([sys.executable, "-c", _PROGRAM, *settings, *arguments], check=True)
+    peak = 1024 * int((folder / "peak").read_text())
     whole = watch.read()
     seconds = json.loads((folder / "out" / "run.json").read_text())["seconds"]
     settings = {"width_multiplier": _WIDTH.value}
@@ -138,16 +145,6 @@ def _prepare(folder, size, count):
         f"--parent={folder / 'parent.keras'}",
         f"--out={folder / 'out'}",
     ]
-
-
-def _peak_memory(command):
-    """Runs a process to its end; returns the most bytes that it held at once."""
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, command)
-    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 if __name__ == "__main__":

@@ -15,25 +15,24 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags
 
-from benchmarks import timing
+from benchmarks import forward, timing
 from osvos_tf import cost, model, recipes, training
 
-_WIDTHS = flags.DEFINE_list("widths", ["1.0", "0.5"], "Width multipliers of the network.")
-_PRECISIONS = flags.DEFINE_list("precisions", list(model.PRECISIONS), "Compute types.")
-_BATCHES = flags.DEFINE_list("batches", ["1"], "Views of an update.")
-_SIZE = flags.DEFINE_list("size", [*map(str, timing.FRAME_SIZE)], "Height and width of a view.")
-flags.adopt_module_key_flags(timing)
+for module in (forward, timing):
+    flags.adopt_module_key_flags(module)
+flags.set_default(forward.BATCHES, ["1"])
 
 
 def main(argv):
     """Prints one row a measurement."""
     del argv
-    size = tuple(map(int, _SIZE.value))
+    size = tuple(map(int, forward.SIZE.value))
     rows = []
-    for width, precision in itertools.product(map(float, _WIDTHS.value), _PRECISIONS.value):
+    widths = map(float, forward.WIDTHS.value)
+    for width, precision in itertools.product(widths, forward.PRECISIONS.value):
         network = model.build_foreground(width_multiplier=width, start="scratch", seed=0)
         network = model.with_precision(network, precision)
-        for batch, sides in itertools.product(map(int, _BATCHES.value), (False, True)):
+        for batch, sides in itertools.product(map(int, forward.BATCHES.value), (False, True)):
             rows.append(measure(network, size, width, precision, batch, sides))
             timing.show(rows[-1])
     timing.write(rows)

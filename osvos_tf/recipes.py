@@ -255,8 +255,6 @@ ONE_SHOT_PLAIN = dataclasses.replace(
     updates=500,
     batch_size=1,
     side_weight=0.25,
-    views=None,
-    frozen=0,
     until_learned=False,
 )
 

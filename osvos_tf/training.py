@@ -387,7 +387,9 @@ def _tidy(folder, damaged):
     for path in folder.glob("ckpt-*_temp"):
         shutil.rmtree(path)
     left = _checkpoints(folder)[::-1]
-    if left:
+    if not left:
+        (folder / "checkpoint").unlink(missing_ok=True)  # a list of none may be unreadable, too
+    else:
         # With their times: the checkpoint manager forgets what is listed without.
         listed = tf.compat.v1.train.generate_checkpoint_state_proto(
             str(folder),

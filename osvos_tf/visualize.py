@@ -45,11 +45,19 @@ def overlay(
         ValueError: frame and mask do not fit together.
     """
     inside = _require_mask(mask, frame, "mask")
-    picture = _tint(frame, inside, colour, opacity)
+    picture = frame.copy()
     unit = max(1, round(min(frame.shape[:2]) / 240))
+    # Most of a frame is not the object, nor beside it.
+    left, top, width, height = cv2.boundingRect(inside.astype(np.uint8))
+    around = np.s_[
+        max(0, top - unit) : top + height + unit, max(0, left - unit) : left + width + unit
+    ]
+    inside = inside[around]
+    part = _tint(frame[around], inside, colour, opacity)
     # The frame's border is no edge of the object: outside of it, erosion assumes more of the same.
-    picture[inside & ~_grow(inside, unit, cv2.erode)] = _PAPER
-    picture[_grow(inside, unit, cv2.dilate) & ~inside] = _INK
+    part[inside & ~_grow(inside, unit, cv2.erode)] = _PAPER
+    part[_grow(inside, unit, cv2.dilate) & ~inside] = _INK
+    picture[around] = part
     return picture
 
 

@@ -50,15 +50,7 @@ class Processes:
         first = slot * self._cpus
         share = [self._cores[i % len(self._cores)] for i in range(first, first + self._cpus)]
         worker = _Process(self._cpus, share, self._job, self._timeout)
-        try:
-            while is_wanted():
-                if worker.answer(_LOOK_SECONDS):
-                    return worker
-        except BaseException:
-            worker.close()
-            raise
-        worker.close()
-        return None
+        return _when_ready(worker, worker.answer, is_wanted)
 
     def close(self):
         """Does nothing: the processes end one by one."""
@@ -175,15 +167,7 @@ class RayActors:
         worker = _RayActor(
             self._ray, self._actor.remote(self._cpus, os.getcwd()), self._job, self._timeout
         )
-        try:
-            while is_wanted():
-                if worker.is_ready(_LOOK_SECONDS):
-                    return worker
-        except BaseException:
-            worker.close()
-            raise
-        worker.close()
-        return None
+        return _when_ready(worker, worker.is_ready, is_wanted)
 
     def close(self):
         """Leaves the cluster; a local one ends."""
@@ -225,6 +209,19 @@ class _RayActor:
 
     def close(self):
         self._ray.kill(self._actor)
+
+
+def _when_ready(worker, is_ready, is_wanted):
+    """Returns the worker once `is_ready(seconds)`; None, and closes it, once it is not wanted."""
+    try:
+        while is_wanted():
+            if is_ready(_LOOK_SECONDS):
+                return worker
+    except BaseException:
+        worker.close()
+        raise
+    worker.close()
+    return None
 
 
 def _require_listener(address):

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import scipy.io
+from commands import Commands
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 SIZE = (48, 80)  # height, width
@@ -44,6 +45,13 @@ def fake_records(tmp_path_factory):
     sequences = davis.read_split(paint(folder / "DAVIS"), "train")
     tfrecord.write_records(sequences, folder / "records", "train", shards=3)
     return folder / "records"
+
+
+@pytest.fixture(scope="session")
+def commands():
+    """Starts commands in real processes, see `commands.Commands`."""
+    with Commands(cwd=REPOSITORY) as commands:
+        yield commands
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,6 @@ import time
 import cv2
 import numpy as np
 import pytest
-from commands import Commands
 from conftest import draw_bsds, paint
 from toy_model import wait_until
 
@@ -24,12 +23,6 @@ TRAINING = [
     "--height=32",
 ]  # fmt: skip
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def commands():
-    with Commands(cwd=REPOSITORY) as commands:
-        yield commands
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import shutil
 
 import numpy as np
 import pytest
-from commands import Commands, moments
+from commands import moments
 from toy_model import wait_until
 
 from osvos_tf import davis, model, model_server, serving
@@ -18,12 +18,6 @@ from osvos_tf import davis, model, model_server, serving
 REPOSITORY = pathlib.Path(__file__).parents[1]
 WIDTH = 1 / 32
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def commands():
-    with Commands(cwd=REPOSITORY) as commands:
-        yield commands
 
 
 @pytest.fixture(scope="module")

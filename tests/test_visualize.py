@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.ndimage
 
 from osvos_tf.visualize import (
     AGREEMENT,
@@ -46,6 +47,23 @@ def test_overlay_outline_grows_with_the_frame():
 def test_overlay_has_no_outline_along_the_frame_border():
     picture = overlay(FRAME, np.ones((60, 80), bool), colour=(200, 0, 100), opacity=0.5)
     assert np.unique(picture.reshape(-1, 3), axis=0).tolist() == [[150, 50, 100]]
+
+
+def test_overlay_is_what_erosion_and_dilation_of_the_whole_frame_say():
+    cross = scipy.ndimage.generate_binary_structure(2, 1)
+    numbers = np.random.default_rng(0)
+    for _ in range(20):
+        mask = np.zeros((60, 80), bool)
+        for _ in range(3):  # some of them at the border
+            top, left = numbers.integers(-10, 60), numbers.integers(-10, 80)
+            mask[max(0, top) : top + 20, max(0, left) : left + 15] = True
+        picture = overlay(FRAME, mask, colour=(200, 0, 100), opacity=0.5)
+        inner = scipy.ndimage.binary_erosion(mask, cross, border_value=1)
+        outer = scipy.ndimage.binary_dilation(mask, cross)
+        expected = FRAME.copy()
+        expected[mask], expected[mask & ~inner] = (150, 50, 100), (255, 255, 255)
+        expected[outer & ~mask] = (32, 32, 32)
+        np.testing.assert_array_equal(picture, expected)
 
 
 @pytest.mark.parametrize("value", [0, 255])
