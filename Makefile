@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ADDONS := .venv-addons
+# Test files side by side, one a core, but no more than memory has room for: TensorFlow in each.
+BESIDE := -n auto --maxprocesses=4 --dist=loadfile
 
 .PHONY: demo test test-addons lock setup clean
 
@@ -10,12 +12,12 @@ demo: setup  ## learn objects of an invented world from one mask each; look at d
 	$(BIN)/python -m pipelines.demo --out=demo
 
 test: setup  ## all tests, then the linter
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(BESIDE)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 test-addons: $(ADDONS)/installed  ## all tests on TensorFlow 2.15, where tensorflow-addons still imports
-	$(ADDONS)/bin/python -m pytest
+	$(ADDONS)/bin/python -m pytest $(BESIDE)
 
 setup: $(VENV)/installed
 

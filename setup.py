@@ -43,6 +43,7 @@ EXTRAS = {
         "hypothesis>=6.100,<7",  # property tests
         "scipy>=1.11,<2",  # writes the tests' .mat files; their matching and transforms
         "pytest-timeout>=2.3,<3",  # a hanging process test must fail, not hang
+        "pytest-xdist>=3.6,<4",  # test files side by side: many of them wait for processes
         "ruff>=0.8,<1",  # lint and format
     ],
 }

@@ -42,8 +42,9 @@ import functools, pathlib, re, sys
 from osvos_tf import inference
 from pipelines import segment
 batch_size, peak = int(sys.argv.pop(1)), pathlib.Path(sys.argv.pop(1))
-if batch_size:
-    inference.predict_frames = functools.partial(inference.predict_frames, batch_size=batch_size)
+for name in ("predict_frames", "follow_object") if batch_size else ():
+    function = functools.partial(getattr(inference, name), batch_size=batch_size)
+    setattr(inference, name, function)
 segment.run()
 status = pathlib.Path("/proc/self/status").read_text()
 peak.write_text(re.search(r"VmHWM:\\s+(\\d+) kB", status)[1])

@@ -92,6 +92,8 @@ def train(
             are those of the update before.
         InputError: no checkpoint of the work folder can be read, or none can be written; the
             workers do not find the same one.
+        tf.errors.AbortedError: another worker was told to stop, and so all did; the checkpoint is
+            saved. Errors of `distribution.LOST_WORKER` say that one is gone.
     """
     strategy = strategy or tf.distribute.get_strategy()
     is_writer = distribution.worker(strategy)[0] == 0
@@ -109,7 +111,7 @@ def train(
     loop = _Loop(model, optimizer, stage, batches, summaries, strategy)
     start = saved = time.monotonic()
     clock = _Clock(budget)
-    end, history = stage.last_update, []
+    end, history, asked, stopped = stage.last_update, [], False, False
     for update in itertools.count(first):
         last = min(end, update + clock.affordable())
         if update >= last:
@@ -125,10 +127,14 @@ def train(
         if manager is not None and time.monotonic() - saved >= checkpoint_seconds:
             _save(manager, done)
             saved, safe = time.monotonic(), update + 1
-        if stop is not None and distribution.total(strategy, bool(stop())):
+        asked = stop is not None and bool(stop())
+        stopped = stop is not None and distribution.total(strategy, asked) > 0
+        if stopped:
             break
     if manager is not None and safe < int(done):
         _save(manager, done)
+    if stopped and not asked:
+        raise tf.errors.AbortedError(None, None, "Another worker was told to stop.")
     return History(len(history), time.monotonic() - start, tuple(history), first, damaged)
 
 

@@ -135,7 +135,7 @@ def train(args, task, make_records=None):
     precision = _earlier_precision(workdir, args, task)
 
     cli.import_tensorflow()
-    from osvos_tf import distribution, model
+    from osvos_tf import distribution, input_pipeline, model
 
     if args.strategy in ("auto", "multi_worker") and distribution.cluster()[0]:
         print(f"Waiting for all workers: {', '.join(distribution.cluster()[0])}.", flush=True)
@@ -143,7 +143,7 @@ def train(args, task, make_records=None):
     worker, workers = distribution.worker(strategy)
     _check_share(stages, strategy)
     records = workdir / "records" if make_records else args.records
-    with _rejoining(distribution) if workers > 1 else contextlib.nullcontext():
+    with _rejoining() if workers > 1 else contextlib.nullcontext():
         if worker == 0:
             remove_leftovers(workdir)
             if make_records and precision is None:
@@ -154,9 +154,13 @@ def train(args, task, make_records=None):
         network = _initial(args, task, model)
         with strategy.scope():
             network = model.with_precision(network, precision)
+        examples = input_pipeline.read_examples(
+            records, on_lost=_report_lost if args.skip_corrupt else None
+        )
         if worker == 0:
             write_json(workdir / _SETTINGS, {**_settings(args, task), "precision": precision})
-        _train_stages(args, task, stages, records, network, strategy)
+        with _decoding(records):
+            _train_stages(args, task, stages, examples, network, strategy)
         if worker == 0:
             network = model.with_precision(network, "float32")
             model.save_model(network, workdir / task.file, storage=args.storage)
@@ -164,13 +168,10 @@ def train(args, task, make_records=None):
         distribution.total(strategy, 0)  # the others end when the model is there
 
 
-def _train_stages(args, task, stages, records, network, strategy):
+def _train_stages(args, task, stages, examples, network, strategy):
     """Trains the network through all stages, in place."""
     from osvos_tf import distribution, input_pipeline, training
 
-    examples = input_pipeline.read_examples(
-        records, on_lost=_report_lost if args.skip_corrupt else None
-    )
     for stage in stages:
         batch_size, _ = stage.share(strategy.num_replicas_in_sync)
         dataset = input_pipeline.parent_dataset(
@@ -183,7 +184,6 @@ def _train_stages(args, task, stages, records, network, strategy):
             part=distribution.worker(strategy),
         )
         with (
-            _decoding(records),
             cli.Progress(
                 f"Training {stage.name}", stage.last_update, "update", first=stage.first_update
             ) as progress,
@@ -204,8 +204,6 @@ def _train_stages(args, task, stages, records, network, strategy):
                     f"Checkpoint {', '.join(history.damaged)} is damaged and was removed; training "
                     f"went on from the one before, at update {history.resumed_from}."
                 )
-        if history.resumed_from + history.updates < stage.last_update:
-            raise distribution.LOST_WORKER[0](None, None, "it was told to stop")
         if stage.first_update < history.resumed_from < stage.last_update:
             print(f"Stage {stage.name} went on from update {history.resumed_from}.")
     network.get_layer("preprocess").working_height = stage.height if task.keeps_height else None
@@ -230,8 +228,10 @@ def _check_share(stages, strategy):
 
 
 @contextlib.contextmanager
-def _rejoining(distribution):
+def _rejoining():
     """Starts this process anew once another worker is gone, to go on from the last checkpoint."""
+    from osvos_tf import distribution
+
     try:
         yield
     except distribution.LOST_WORKER as error:
