@@ -69,7 +69,7 @@ def recognise(path) -> str:
         return "npy"
     if start[124:128] in _MATLAB_MARKS:
         return "mat"
-    if start.startswith(b"PK"):
+    if start.startswith(b"PK") or zipfile.is_zipfile(path):
         return _zip_kind(path)
     if torch_file.is_torch_file(path):
         return "torch"
@@ -262,7 +262,7 @@ def _zip_kind(path):
             return "torch"
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, RuntimeError, ValueError) as error:
         raise InputError(f"{path} is a damaged zip archive: {error}.") from error
     if "config.json" in names:
         return "keras"

@@ -78,7 +78,7 @@ def flags_of(command, inputs, out):
 WRITERS = {  # command -> most bytes of a file for which nothing of it can be completed
     "davis_to_tfrecord": 1000,
     "train_parent": 2000,
-    "train_contour": 1000,
+    "train_contour": 500,
     "segment": 2000,
     "evaluate": 60,
     "export_saved_model": 50_000,  # AutoGraph needs small files elsewhere

@@ -173,6 +173,23 @@ def test_other_files_are_refused(content, message, tmp_path):
         weight_files.recognise(tmp_path)
 
 
+def test_damaged_archives_are_explained(tmp_path):
+    """Both were found by fuzzing."""
+    whole = tmp_path / "whole"
+    foreign.write_torch_zip(whole, {"a": np.zeros(2, np.float32)})
+    entry = whole.read_bytes().index(b"PK\1\2")
+    of_a_later_version, elsewhere = bytearray(whole.read_bytes()), bytearray(whole.read_bytes())
+    of_a_later_version[entry + 6] = 82
+    end = elsewhere.index(b"PK\5\6")
+    elsewhere[end + 12 : end + 16] = (2**31).to_bytes(4, "little")  # the size of the list of files
+    elsewhere[:2] = b"KP"
+    for content in (of_a_later_version, elsewhere):
+        path = tmp_path / "damaged"
+        path.write_bytes(content)
+        with pytest.raises(InputError, match="is a damaged zip archive"):
+            weight_files.recognise(path)
+
+
 def test_files_of_a_known_kind_with_other_things_in_them(tmp_path):
     path = tmp_path / "file"
     with zipfile.ZipFile(path, "w") as archive:
