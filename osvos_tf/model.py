@@ -6,6 +6,7 @@ side gives a score of its own (`side2` ... `side5`) and 16 channels to the fused
 
 import functools
 import io
+import json
 import pathlib
 import time
 import zipfile
@@ -30,12 +31,16 @@ INITIALISERS = {
     "imagenet": {"trunk": "he_normal", "side": 0.001, "score": 0.001, "scale": 1.0},
     "scratch": {"trunk": "he_normal", "side": "he_normal", "score": 0.05, "scale": 1 / 64},
 }
+_FROM_FILE = dict.fromkeys(("trunk", "side", "score"), "zeros")  # the weights come from a file
 
 # Matrix work runs in the precision's compute type; logits, and all before them that is summed
 # over many terms, stay float32. Weights are float32 always.
 PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 _TRUNK = ("block", "prep_")  # names of the layers that do matrix work
 _WEIGHTS = "model.weights.h5"  # in a .keras file
+# Settings of layers that make the function what it is.
+_TOLD = ("filters", "kernel_size", "strides", "padding", "dilation_rate", "groups", "activation",
+         "use_bias", "pool_size", "stride", "scale", "working_height", "crop")  # fmt: skip
 _PROBE_SIZE = (17, 19)  # height and width of the frame that a loaded network must take
 _PROBE = 1024  # rows of the matrix product that compares the precisions
 
@@ -280,7 +285,7 @@ def load_model(path):
         )
     keras_file.check(path)
     try:
-        model = keras.models.load_model(path, compile=False, safe_mode=True)
+        model = _rebuild(path) or keras.models.load_model(path, compile=False, safe_mode=True)
         outputs = model(tf.zeros([1, *_PROBE_SIZE, 3], tf.uint8))
         shapes = {name: tuple(logits.shape) for name, logits in outputs.items()}
     except Exception as error:  # a graph that does not fit together fails anywhere inside Keras
@@ -294,6 +299,68 @@ def load_model(path):
     return model
 
 
+def _rebuild(path):
+    """Builds the network that a file describes, from a few of its settings.
+
+    Keras itself reads no file of a later version than its own: each brings settings that the ones
+    before refuse.
+
+    Args:
+        path: a `.keras` file that `keras_file.check` has let pass.
+
+    Returns:
+        The network, or None where the file describes any other than `_graph` builds, or does not
+        say whose the weights are (as Keras 2's): then Keras must read it.
+    """
+    with zipfile.ZipFile(path) as archive:
+        config = json.loads(archive.read("config.json"))["config"]
+        weights = archive.read(_WEIGHTS)
+    found = {layer["name"]: layer["config"] for layer in config["layers"]}
+    try:
+        channels = [found[f"block{stage}_conv1"]["filters"] for stage in range(1, 6)]
+        about = found["preprocess"]["scale"], found["fused"]["crop"]
+    except KeyError:
+        return None
+    network = _graph(config["name"], *about, channels, _FROM_FILE, _Seeds(None))
+    network.get_layer("preprocess").working_height = found["preprocess"]["working_height"]
+    with h5py.File(io.BytesIO(weights), "r") as file:
+        groups = [layer["vars"] for layer in file.get("layers", {}).values() if "vars" in layer]
+        arrays = {group.attrs.get("name"): list(map(group.get, sorted(group))) for group in groups}
+        weighted = [layer for layer in network.layers if layer.weights]
+        is_ours = _describe(config) == _describe(json.loads(network.to_json())["config"])
+        if not is_ours or any(layer.name not in arrays for layer in weighted):
+            return None
+        for layer in weighted:
+            layer.set_weights([array[()].astype("float32") for array in arrays[layer.name]])
+    return network
+
+
+def _describe(config):
+    """Returns what a functional model's config says, but for what Keras's versions say otherwise.
+
+    Returns:
+        {layer's name: (class, inputs, settings)}.
+    """
+    names = {layer["name"] for layer in config["layers"]}
+
+    def inputs(value):
+        if isinstance(value, str):
+            return [value] if value in names else []
+        if not isinstance(value, dict | list):
+            return []
+        values = value.values() if isinstance(value, dict) else value
+        return [name for part in values for name in inputs(part)]
+
+    return {
+        layer["name"]: (
+            layer["class_name"].rpartition(">")[2],
+            inputs(layer["inbound_nodes"]),
+            {key: layer["config"].get(key) for key in _TOLD},
+        )
+        for layer in config["layers"]
+    }
+
+
 def _build(name, crop, width_multiplier, start, seed):
     layers.check_crop(crop)
     if start not in INITIALISERS:
@@ -301,18 +368,21 @@ def _build(name, crop, width_multiplier, start, seed):
     if not width_multiplier > 0:
         raise ValueError(f"width_multiplier must be positive. Received: {width_multiplier}.")
     settings = INITIALISERS[start]
-    seeds = _Seeds(seed)
+    channels = [max(1, round(channels * width_multiplier)) for _, channels in VGG_BLOCKS]
+    return _graph(name, settings["scale"], crop, channels, settings, _Seeds(seed))
 
+
+def _graph(name, scale, crop, channels, settings, seeds):
     images = keras.Input((None, None, 3), name="images")
-    x = layers.Preprocess(settings["scale"], name="preprocess", dtype="float32")(images)
+    x = layers.Preprocess(scale, name="preprocess", dtype="float32")(images)
     sides = []
-    for stage, (convolutions, channels) in enumerate(VGG_BLOCKS, start=1):
+    for stage, (convolutions, _) in enumerate(VGG_BLOCKS, start=1):
         if stage > 1:
             # "same" keeps the partial window of an odd edge, as Caffe's ceil does.
             x = keras.layers.MaxPooling2D(2, padding="same", name=f"block{stage}_pool")(x)
         for index in range(1, convolutions + 1):
             x = keras.layers.Conv2D(
-                max(1, round(channels * width_multiplier)),
+                channels[stage - 1],
                 3,
                 padding="same",
                 activation="relu",
@@ -363,6 +433,8 @@ class _Seeds:
         seed = self._next
         if seed is not None:
             self._next += 1
+        if kind == "zeros":
+            return keras.initializers.Zeros()
         if kind == "he_normal":
             return keras.initializers.HeNormal(seed)
         return keras.initializers.RandomNormal(stddev=kind, seed=seed)

@@ -14,8 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from osvos_tf import keras_file, model
+from osvos_tf import files, keras_file, model
 from osvos_tf.errors import InputError
+
+keras_3 = pytest.mark.skipif(keras.__version__ < "3", reason="Keras 2 writes another config")
 
 
 @pytest.fixture(scope="module")
@@ -202,6 +204,32 @@ def test_configs_that_are_refused(good, tmp_path, change, words, monkeypatch):
     assert Stranger.built_ones == before
 
 
+@keras_3
+def test_a_file_of_a_later_keras_loads(good, tmp_path):
+    """Keras itself refuses settings that it does not know."""
+
+    def change(config, layers):
+        for layer in layers.values():
+            for setting in layer["config"].values():
+                if isinstance(setting, dict):
+                    setting["config"]["of_the_future"] = None
+
+    path = write(tmp_path / "m.keras", with_config(good, change))
+    with pytest.raises(TypeError, match="of_the_future"):
+        keras.models.load_model(path, compile=False)
+    found = model.load_model(path)
+    expected = model.build_foreground(width_multiplier=1 / 32, start="scratch", seed=1)
+    assert found.get_layer("preprocess").scale == expected.get_layer("preprocess").scale
+    for a, b in zip(found.get_weights(), expected.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_compact_parent_loads_with_any_keras():
+    parent = model.load_model(files.COMPACT_PARENT)
+    assert parent.name == "foreground" and model.working_height(parent) == 240
+    assert sum(np.prod(array.shape) for array in parent.get_weights()) == 3_781_733
+
+
 def test_a_graph_that_does_not_fit_together(good, tmp_path):
     def change(config, layers):
         layers["score_side2"]["inbound_nodes"] = layers["block1_conv1"]["inbound_nodes"]
@@ -211,6 +239,7 @@ def test_a_graph_that_does_not_fit_together(good, tmp_path):
         model.load_model(tmp_path / "m.keras")
 
 
+@keras_3
 def test_outputs_of_another_size(good, tmp_path):
     def change(config, layers):  # "side2" of the size of a map instead of the image's
         layers["side2"]["inbound_nodes"][0]["args"][0][1] = layers["side2"]["inbound_nodes"][0][
