@@ -12,6 +12,7 @@ measurement can be broken off; give another folder, or remove it, to measure ane
 
 import json
 import pathlib
+import re
 
 import numpy as np
 from absl import app, flags
@@ -40,7 +41,7 @@ VARIANTS = {
     "plain": [*_PLAIN, "--precision=float32"],
 }
 """Name of a variant -> flags of `segment`."""
-_CURVE = ("parent only", "updates")  # what the names on the line contain
+_CURVE = re.compile(r"parent only|\d+ updates|default")  # names of what lies on the line
 
 
 def main(argv):
@@ -116,12 +117,12 @@ def draw(rows):
     parts.append(
         f'<text x="{width - 20}" y="{height - 10}" text-anchor="end">seconds a sequence</text>'
     )
-    line = sorted(place(row) for row in rows if any(word in row["what"] for word in _CURVE))
+    line = sorted(place(row) for row in rows if _CURVE.fullmatch(row["what"]))
     path = "L".join(f"{x:.1f} {y:.1f}" for x, y in line)
     parts.append(f'<path d="M{path}" fill="none" stroke="#0072b2" stroke-width="2"/>')
     for row in rows:
         x, y = place(row)
-        colour = "#0072b2" if any(word in row["what"] for word in _CURVE) else "#d55e00"
+        colour = "#0072b2" if _CURVE.fullmatch(row["what"]) else "#d55e00"
         parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"/>')
         parts.append(f'<text x="{x + 7:.1f}" y="{y - 6:.1f}">{row["what"]}</text>')
     return "\n".join([*parts, "</svg>"]) + "\n"
