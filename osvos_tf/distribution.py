@@ -66,6 +66,8 @@ def make_strategy(name):
     Raises:
         InputError: "multi_worker" without a `TF_CONFIG`, or with one that cannot be followed.
     """
+    if name not in STRATEGIES:
+        raise ValueError(f"name must be one of {STRATEGIES}. Received: {name!r}.")
     workers, _ = cluster()
     if name == "multi_worker" and not workers:
         raise InputError(
