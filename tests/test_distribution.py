@@ -40,7 +40,7 @@ def test_without_a_list_of_workers_there_is_one(monkeypatch):
     assert distribution.total(strategy, 3) == 3
     with pytest.raises(InputError, match=r"TF_CONFIG.*for example"):
         distribution.make_strategy("multi_worker")
-    with pytest.raises(ValueError, match="one of .*mirrored"):
+    with pytest.raises(ValueError, match=r"one of .*mirrored"):
         distribution.make_strategy("tpu")
 
 
