@@ -119,8 +119,8 @@ def _watch(out, running, rows, errors):
     while (now := time.monotonic()) - start < 60 * _MINUTES.value and not errors:
         if now - sampled >= _SAMPLE_SECONDS:
             sampled = now
-            for role, pid in _pids(running):
-                with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+                for role, pid in _pids(running):
                     rows.append(_sample(role, pid, (now - start) / 60))
         if now - swapped >= _SWAP_SECONDS:
             swapped = now
