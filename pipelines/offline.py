@@ -137,8 +137,9 @@ def train(args, task, make_records=None):
     cli.import_tensorflow()
     from osvos_tf import distribution, input_pipeline, model
 
-    if args.strategy in ("auto", "multi_worker") and distribution.cluster()[0]:
-        print(f"Waiting for all workers: {', '.join(distribution.cluster()[0])}.", flush=True)
+    addresses, _ = distribution.cluster()
+    if args.strategy in ("auto", "multi_worker") and addresses:
+        print(f"Waiting for all workers: {', '.join(addresses)}.", flush=True)
     strategy = distribution.make_strategy(args.strategy)
     worker, workers = distribution.worker(strategy)
     _check_share(stages, strategy)

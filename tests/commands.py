@@ -17,6 +17,7 @@ import time
 import pytest
 
 MOMENTS = 20  # at which a command is killed
+SECONDS = 300  # for one process on a busy machine
 
 # Reads lines of JSON: a command, its flags, and what is to happen to it. Prints the fork's process
 # id and, at its end, JSON of its wait status and of all that it said.
@@ -155,6 +156,43 @@ class Commands:
     def _answer(self):
         line = self._process.stdout.readline()
         return json.loads(line or pytest.fail("the commands' parent has ended"))
+
+
+@contextlib.contextmanager
+def in_background(cwd):
+    """Yields a function that starts a command beside the test; what still runs then is killed."""
+    processes = []
+
+    def start(command, flags, **options):
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, "-m", f"pipelines.{command}", *flags],
+                cwd=cwd,
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                **options,
+            )
+        )
+        return processes[-1]
+
+    try:
+        yield start
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+def wait_for(condition, *processes):
+    """Waits for what processes bring about while all of them run; returns it."""
+    deadline = time.monotonic() + SECONDS
+    while not (result := condition()):
+        for process in processes:
+            assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return result
 
 
 def moments(seconds, count=MOMENTS, seed=0):

@@ -7,11 +7,11 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import types
 
 import numpy as np
 import pytest
+from commands import SECONDS, in_background, wait_for
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,7 +20,6 @@ from osvos_tf.errors import InputError
 from pipelines import offline
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
-SECONDS = 300  # for one process on a busy machine
 CLUSTER = {"worker": ["a:1", "b:1", "c:1"]}
 
 
@@ -154,10 +153,9 @@ def free_ports(count):
 @pytest.fixture(scope="module")
 def start(fake_records):
     """Starts `train_parent` in the background, as one of two workers where `index` is given."""
-    processes = []
     addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
 
-    def start(workdir, index=None, **flags):
+    def start_one(workdir, index=None, **flags):
         environment = dict(os.environ)
         if index is not None:
             config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
@@ -167,23 +165,11 @@ def start(fake_records):
             "width_multiplier": 1 / 32, "height": 32, "precision": "float32", "updates": 30,
             **flags,
         }  # fmt: skip
-        command = [f"--{name}={value}" for name, value in flags.items()]
-        processes.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "pipelines.train_parent", *command],
-                cwd=REPOSITORY,
-                env=environment,
-                text=True,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-            )
-        )
-        return processes[-1]
+        flags = [f"--{name}={value}" for name, value in flags.items()]
+        return start("train_parent", flags, env=environment)
 
-    yield start
-    for process in processes:
-        process.kill()
-        process.communicate()
+    with in_background(REPOSITORY) as start:
+        yield start_one
 
 
 @pytest.fixture(scope="module")
@@ -212,11 +198,7 @@ def test_two_workers_make_the_updates_of_one_although_one_dies(
 ):
     workdir = tmp_path
     workers = [start(workdir, index, checkpoint_seconds=0) for index in (0, 1)]
-    deadline = time.monotonic() + SECONDS
-    while not any(workdir.glob("checkpoints/ckpt-*.index")):
-        assert time.monotonic() < deadline
-        assert all(worker.poll() is None for worker in workers), workers[0].communicate()
-        time.sleep(0.02)
+    wait_for(lambda: any(workdir.glob("checkpoints/ckpt-*.index")), *workers)
     workers[victim].send_signal(number)
     _, errors = workers[victim].communicate(timeout=SECONDS)
     assert workers[victim].returncode == status, errors

@@ -6,12 +6,11 @@ import os
 import pathlib
 import re
 import signal
-import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
+from commands import SECONDS, in_background, wait_for
 
 from osvos_tf import davis, dispatch, files, model, video, worklist
 from osvos_tf.errors import InputError
@@ -19,7 +18,6 @@ from pipelines import cli, engines, evaluate, segment, segment_dataset, sequence
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 JOB = REPOSITORY / "deploy" / "segment_dataset.job.yaml"
-SECONDS = 300  # for one process on a busy machine
 FRAMES = ["00000.png", "00001.png", "00002.png", "00003.png"]
 
 
@@ -314,35 +312,9 @@ def test_shards(run, quick, arguments, fake_davis, tmp_path):
 
 @pytest.fixture
 def start():
-    """Starts the command in the background; what still runs after the test is killed."""
-    processes = []
-
-    def start(arguments, **options):
-        processes.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "pipelines.segment_dataset", *to_flags(arguments)],
-                cwd=REPOSITORY,
-                text=True,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                **options,
-            )
-        )
-        return processes[-1]
-
-    yield start
-    for process in processes:
-        process.kill()
-        process.communicate()
-
-
-def wait_until(condition, process=None):
-    deadline = time.monotonic() + SECONDS
-    while not (result := condition()):
-        assert process is None or process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return result
+    """Starts the command in the background."""
+    with in_background(REPOSITORY) as start:
+        yield lambda arguments: start("segment_dataset", to_flags(arguments))
 
 
 def workers_of(process):
@@ -382,7 +354,7 @@ def test_two_workers_that_are_killed_once_equal_one(start, arguments, fake_davis
     assert "Traceback" not in said
 
     pair = start(two)
-    wait_until(lambda: list(tmp_path.glob("b/.*.*")), pair)  # a sequence is under way
+    wait_for(lambda: list(tmp_path.glob("b/.*.*")), pair)  # a sequence is under way
     for pid in workers_of(pair):
         os.kill(pid, signal.SIGKILL)
     _, said = pair.communicate(timeout=SECONDS)
@@ -438,7 +410,7 @@ def test_a_sequence_that_hangs_costs_its_attempts_and_a_worker_each(
 def test_stopped_it_leaves_what_is_whole_and_goes_on_from_there(start, arguments, number, status):
     out = arguments["out"]
     process = start({**arguments, "updates": 3})
-    wait_until(lambda: (out / "bear").is_dir() and list(out.glob(".goat.*")), process)
+    wait_for(lambda: (out / "bear").is_dir() and list(out.glob(".goat.*")), process)
     (worker,) = workers_of(process)
     process.send_signal(number)
     _, said = process.communicate(timeout=SECONDS)
@@ -458,10 +430,10 @@ def test_stopped_it_leaves_what_is_whole_and_goes_on_from_there(start, arguments
 @pytest.mark.slow
 def test_workers_do_not_outlive_a_killed_command(start, arguments):
     process = start(arguments)
-    (worker,) = wait_until(lambda: workers_of(process), process)
-    wait_until(lambda: list(arguments["out"].glob(".bear.*")), process)
+    (worker,) = wait_for(lambda: workers_of(process), process)
+    wait_for(lambda: list(arguments["out"].glob(".bear.*")), process)
     process.kill()
-    wait_until(lambda: not is_running(worker))
+    wait_for(lambda: not is_running(worker))
 
 
 @pytest.mark.slow
@@ -504,7 +476,7 @@ def test_a_ray_node_is_killed_halfway(start, arguments, fake_davis, tmp_path):
         flags = {**arguments, **write_list(tmp_path / "list.txt", fake_davis), "updates": 20}
         process = start({**flags, "ray": cluster.address})
         out = arguments["out"]
-        wait_until(lambda: len(list(out.glob(".*.*"))) == 2, process)
+        wait_for(lambda: len(list(out.glob(".*.*"))) == 2, process)
         cluster.remove_node(nodes[1], allow_graceful=False)
         said = process.communicate(timeout=SECONDS)
         assert process.returncode == 0, said

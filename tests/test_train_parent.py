@@ -10,33 +10,26 @@ import time
 import foreign
 import numpy as np
 import pytest
+from commands import SECONDS, in_background, wait_for
 
 from osvos_tf import model
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
-SECONDS = 300  # for one process on a busy machine
+
+
+def to_flags(values):
+    return [f"--{name}={value}" for name, value in values.items()]
 
 
 def command(**flags):
-    return [sys.executable, "-m", "pipelines.train_parent"] + [
-        f"--{name}={value}" for name, value in flags.items()
-    ]
+    return [sys.executable, "-m", "pipelines.train_parent", *to_flags(flags)]
 
 
 @pytest.fixture
 def start():
-    """Starts the command in the background; what still runs after the test is killed."""
-    processes = []
-
-    def start(**flags):
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        processes.append(subprocess.Popen(command(**flags), cwd=REPOSITORY, text=True, **pipes))
-        return processes[-1]
-
-    yield start
-    for process in processes:
-        process.kill()
-        process.communicate()
+    """Starts the command in the background."""
+    with in_background(REPOSITORY) as start:
+        yield lambda **flags: start("train_parent", to_flags(flags))
 
 
 def run(**flags):
@@ -75,11 +68,7 @@ def test_a_killed_run_goes_on_to_the_same_end(start, fake_records, tmp_path):
     workdir = tmp_path / "killed"
     flags = tiny(fake_records, workdir, checkpoint_seconds=0)
     victim = start(**flags)
-    deadline = time.monotonic() + SECONDS
-    while not (workdir / "checkpoints" / "checkpoint").is_file():
-        assert victim.poll() is None, victim.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_for((workdir / "checkpoints" / "checkpoint").is_file, victim)
     delay = random.uniform(0, 1)
     time.sleep(delay)
     victim.kill()
