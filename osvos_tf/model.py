@@ -317,18 +317,22 @@ def _rebuild(path):
         weights = archive.read(_WEIGHTS)
     found = {layer["name"]: layer["config"] for layer in config["layers"]}
     try:
-        channels = [found[f"block{stage}_conv1"]["filters"] for stage in range(1, 6)]
-        about = found["preprocess"]["scale"], found["fused"]["crop"]
+        channels = [
+            found[f"block{stage}_conv1"]["filters"] for stage, _ in enumerate(VGG_BLOCKS, start=1)
+        ]
+        settings = {**_FROM_FILE, "scale": found["preprocess"]["scale"]}
+        crop = found["fused"]["crop"]
     except KeyError:
         return None
-    network = _graph(config["name"], *about, channels, _FROM_FILE, _Seeds(None))
+    network = _graph(config["name"], crop, channels, settings, _Seeds(None))
     network.get_layer("preprocess").working_height = found["preprocess"]["working_height"]
+    if _describe(config) != _describe(json.loads(network.to_json())["config"]):
+        return None
     with h5py.File(io.BytesIO(weights), "r") as file:
         groups = [layer["vars"] for layer in file.get("layers", {}).values() if "vars" in layer]
         arrays = {group.attrs.get("name"): list(map(group.get, sorted(group))) for group in groups}
         weighted = [layer for layer in network.layers if layer.weights]
-        is_ours = _describe(config) == _describe(json.loads(network.to_json())["config"])
-        if not is_ours or any(layer.name not in arrays for layer in weighted):
+        if any(layer.name not in arrays for layer in weighted):
             return None
         for layer in weighted:
             layer.set_weights([array[()].astype("float32") for array in arrays[layer.name]])
@@ -369,12 +373,12 @@ def _build(name, crop, width_multiplier, start, seed):
         raise ValueError(f"width_multiplier must be positive. Received: {width_multiplier}.")
     settings = INITIALISERS[start]
     channels = [max(1, round(channels * width_multiplier)) for _, channels in VGG_BLOCKS]
-    return _graph(name, settings["scale"], crop, channels, settings, _Seeds(seed))
+    return _graph(name, crop, channels, settings, _Seeds(seed))
 
 
-def _graph(name, scale, crop, channels, settings, seeds):
+def _graph(name, crop, channels, settings, seeds):
     images = keras.Input((None, None, 3), name="images")
-    x = layers.Preprocess(scale, name="preprocess", dtype="float32")(images)
+    x = layers.Preprocess(settings["scale"], name="preprocess", dtype="float32")(images)
     sides = []
     for stage, (convolutions, _) in enumerate(VGG_BLOCKS, start=1):
         if stage > 1:
