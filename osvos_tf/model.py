@@ -38,6 +38,8 @@ _FROM_FILE = dict.fromkeys(("trunk", "side", "score"), "zeros")  # the weights c
 PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 _TRUNK = ("block", "prep_")  # names of the layers that do matrix work
 _WEIGHTS = "model.weights.h5"  # in a .keras file
+# Keras 2, once it has saved in a thread, writes the next `.keras` there as HDF5 unless told not to.
+_NATIVE = {"save_format": "keras_v3"} if keras.__version__ < "3" else {}
 # Settings of layers that make the function what it is.
 _TOLD = ("filters", "kernel_size", "strides", "padding", "dilation_rate", "groups", "activation",
          "use_bias", "pool_size", "stride", "scale", "working_height", "crop")  # fmt: skip
@@ -230,7 +232,7 @@ def save_model(model, path, *, storage="float32"):
     """
     try:
         with atomic_path(path) as temporary:
-            model.save(temporary)
+            model.save(temporary, **_NATIVE)
             if storage != "float32":
                 _recode(temporary, storage)
     except OSError as error:

@@ -1,5 +1,6 @@
 """The networks: pinned sizes and names, a float64 NumPy reference, and files that come back."""
 
+import concurrent.futures
 import zipfile
 
 import keras
@@ -252,6 +253,13 @@ def test_save_model_and_load_model(network, tmp_path):
         for given in (path, str(path)):
             loaded = load(given)
             np.testing.assert_array_equal(loaded(images)["fused"], network(images)["fused"])
+
+
+def test_every_file_that_a_thread_saves_is_a_keras_file(network, tmp_path):
+    paths = [tmp_path / f"{number}.keras" for number in range(3)]
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        list(thread.map(lambda path: model.save_model(network, path), paths))
+    assert all(zipfile.is_zipfile(path) for path in paths)
 
 
 def test_half_size_storage(network, tmp_path):
