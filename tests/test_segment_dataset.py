@@ -1,5 +1,6 @@
 """Many sequences: what is left, what is done again, and what faults of workers cost."""
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -321,7 +322,8 @@ def workers_of(process):
     """Process ids of the command's workers."""
     found = []
     for path in pathlib.Path(f"/proc/{process.pid}/task").glob("*/children"):
-        found += [int(word) for word in path.read_text().split()]
+        with contextlib.suppress(OSError):  # the thread has just ended
+            found += [int(word) for word in path.read_text().split()]
     return found
 
 
