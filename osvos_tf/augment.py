@@ -10,7 +10,8 @@ import math
 import tensorflow as tf
 
 VOID = 255
-_SPLITS = 4
+_SPLITS = 5
+_SOFTNESS = 0.02  # of the border between light and shade, as a fraction of the view
 
 
 def augment(image, mask, seed, augmentation, size=None):
@@ -39,6 +40,8 @@ def augment(image, mask, seed, augmentation, size=None):
         image, mask = random_scale(image, mask, seeds[0], augmentation.scales)
     if augmentation.gain:
         image = random_gain(image, seeds[3], augmentation.gain)
+    if augmentation.light != 1:
+        image = random_light(image, seeds[4], augmentation.light)
     return image, mask
 
 
@@ -118,6 +121,23 @@ def random_gain(image, seed, gain):
     """Brightens or darkens the image and tints it: each by a factor in 1 - gain .. 1 + gain."""
     draws = tf.random.stateless_uniform([4], seed, minval=1 - gain, maxval=1 + gain)
     return tf.clip_by_value(tf.cast(image, tf.float32) * draws[0] * draws[1:4], 0.0, 255.0)
+
+
+def random_light(image, seed, light):
+    """Lights one side of a random line otherwise, as where an object drives out of the shade.
+
+    Args:
+        image: see the module.
+        seed: int [2].
+        light: largest factor; that of a view is drawn log-uniformly from 1 / light .. light.
+    """
+    row, column, angle, exponent = tf.unstack(tf.random.stateless_uniform([4], seed))
+    height, width = tf.unstack(tf.shape(image)[:2])
+    down = (tf.linspace(0.0, 1.0, height) - row) * tf.sin(2 * math.pi * angle)
+    right = (tf.linspace(0.0, 1.0, width) - column) * tf.cos(2 * math.pi * angle)
+    lit = tf.sigmoid((down[:, None] + right) / _SOFTNESS)[..., None]
+    factor = tf.exp(math.log(light) * (2 * exponent - 1))
+    return tf.clip_by_value(tf.cast(image, tf.float32) * (1 + lit * (factor - 1)), 0.0, 255.0)
 
 
 def paste(image, mask, other_image, other_mask):

@@ -24,13 +24,20 @@ ALL_STEPS = {
         augment.random_view, size=(HEIGHT, WIDTH), zoom=(0.8, 1.3), rotation=20, crop=0.5
     ),
     "gain": lambda image, mask, seed: (augment.random_gain(image, seed, 0.2), mask),
+    "light": lambda image, mask, seed: (augment.random_light(image, seed, 1.5), mask),
     "paper": functools.partial(
         augment.augment, augmentation=Augmentation(flip=True, scales=(0.5, 0.8, 1.0))
     ),
     "everything": functools.partial(
         augment.augment,
         augmentation=Augmentation(
-            flip=True, scales=(0.5, 1.0), zoom=(0.7, 1.5), shift=0.1, rotation=30, gain=0.2
+            flip=True,
+            scales=(0.5, 1.0),
+            zoom=(0.7, 1.5),
+            shift=0.1,
+            rotation=30,
+            gain=0.2,
+            light=1.5,
         ),
         size=(40, 60),
     ),
@@ -302,6 +309,23 @@ def test_gain_dims_and_tints_within_its_bounds():
     assert np.ptp(colours, axis=1).max() > 5  # and not all as one
     assert np.max(augment.random_gain(tf.fill([2, 2, 3], 255.0), (6, 0), 0.2)) <= 255.0
     np.testing.assert_allclose(augment.random_gain(image, (6, 0), 0.0), image)
+
+
+def test_light_changes_one_side_of_a_line():
+    image = tf.fill([HEIGHT, WIDTH, 3], 100.0)
+    factors = np.array([augment.random_light(image, (6, n), 2.0) for n in range(60)]) / 100
+    assert np.ptp(factors, axis=-1).max() == 0  # light has no colour
+    factors = factors[..., 0].reshape(60, -1)
+    assert factors.min() >= 0.5 - 1e-6 and factors.max() <= 2 + 1e-6
+    strongest = np.max(np.abs(np.log2(factors)), axis=1)
+    assert strongest.min() < 0.2 and strongest.max() > 0.8
+    clear = np.log2(factors[strongest > 0.5])
+    part = np.abs(clear) / strongest[strongest > 0.5, None]
+    as_before, lit = np.mean(part < 0.1, axis=1), np.mean(part > 0.9, axis=1)
+    assert np.median(as_before) > 0.1 and np.median(lit) > 0.1
+    assert np.median(as_before + lit) > 0.8  # the border between the two is narrow
+    assert np.max(augment.random_light(tf.fill([9, 9, 3], 255.0), (6, 0), 2.0)) <= 255.0
+    np.testing.assert_allclose(augment.random_light(image, (6, 0), 1.0), image, rtol=1e-6)
 
 
 def test_what_a_view_draws_is_independent():
