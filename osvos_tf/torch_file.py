@@ -85,7 +85,7 @@ def open_tensors(path: str | os.PathLike) -> Iterator[dict[str, Tensor]]:
         zipfile.BadZipFile: a damaged archive.
     """
     if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
+        with _open_zip(path) as archive:
             yield _tensors(_read_zip(archive))
     else:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -95,10 +95,17 @@ def open_tensors(path: str | os.PathLike) -> Iterator[dict[str, Tensor]]:
 def is_torch_file(path: str | os.PathLike) -> bool:
     """Whether a file has one of the two layouts of `torch.save`."""
     if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
+        with _open_zip(path) as archive:
             return any(name.endswith("/data.pkl") for name in archive.namelist())
     with open(path, "rb") as file:
         return file.read(len(_LEGACY_START)) == _LEGACY_START
+
+
+def _open_zip(path):
+    try:
+        return zipfile.ZipFile(path)
+    except NotImplementedError as error:  # a flipped bit can ask for a later version of zip
+        raise zipfile.BadZipFile(str(error)) from error
 
 
 def _read_zip(archive):

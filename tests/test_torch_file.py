@@ -168,6 +168,15 @@ def test_a_truncated_file_says_so(layout, small, tmp_path):
             read(tmp_path / "file")
 
 
+def test_a_later_version_of_zip_is_a_damaged_archive(small, tmp_path):
+    content = bytearray((small / "zip").read_bytes())
+    content[content.index(b"PK\x01\x02") + 6] = 64  # the version that is needed, times ten
+    (tmp_path / "file").write_bytes(content)
+    for open_file in (read, torch_file.is_torch_file):
+        with pytest.raises(zipfile.BadZipFile, match=r"version 6\.4"):
+            open_file(tmp_path / "file")
+
+
 @pytest.mark.parametrize("layout", WRITERS)
 @given(data=st.data())
 def test_a_damaged_file_is_read_or_refused(layout, small, data):
