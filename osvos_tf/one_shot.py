@@ -5,6 +5,7 @@ import numpy as np
 from osvos_tf import input_pipeline, losses, model, training
 
 _CHECK_EVERY = 25  # updates between two looks at the held-out views
+_PATIENCE = 2  # looks in a row without an improvement; weights jump while the rate is high
 _HELD_OUT = 4  # views
 _IMPROVEMENT = 0.02  # part by which the held-out loss has to fall from look to look
 
@@ -67,14 +68,16 @@ class _Plateau:
 
     def __init__(self, network, batches):
         self._network, self._batches = network, list(batches)
-        self._best = np.inf
+        self._best, self._without = np.inf, 0
 
     def __call__(self, updates):
         if updates % _CHECK_EVERY:
             return False
-        before, loss = self._best, np.mean([self._loss(*batch) for batch in self._batches])
-        self._best = min(before, loss)
-        return bool(loss > before * (1 - _IMPROVEMENT))
+        loss = np.mean([self._loss(*batch) for batch in self._batches])
+        improved = loss <= self._best * (1 - _IMPROVEMENT)
+        self._without = 0 if improved else self._without + 1
+        self._best = min(self._best, loss)
+        return self._without >= _PATIENCE
 
     def _loss(self, images, labels):
         fused = self._network.predict_on_batch(images)["fused"]
