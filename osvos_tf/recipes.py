@@ -248,7 +248,7 @@ ONE_SHOT_SCRATCH = Stage(
     normalise="balanced",
     until_learned=True,
     augmentation=Augmentation(
-        flip=True, zoom=(0.75, 1.6), shift=0.15, rotation=15.0, gain=0.3, light=1.5
+        flip=True, zoom=(0.75, 1.6), shift=0.15, rotation=15.0, gain=0.3, light=2.0
     ),
 )
 

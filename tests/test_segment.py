@@ -96,7 +96,7 @@ def test_masks_are_what_the_specialist_says(arguments, bear):
 
 @pytest.mark.slow
 def test_one_mask_teaches_the_object(arguments, bear):
-    run({**arguments, "updates": 300})
+    run({**arguments, "updates": 500})
     masks = read_masks(arguments["out"] / "masks")
     truth = [video.read_mask(frame.mask) for frame in bear.frames]
     scores = metrics.region_similarity(np.stack(list(masks.values())), np.stack(truth))
