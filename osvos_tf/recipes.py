@@ -236,8 +236,8 @@ CONTOUR_SCRATCH = (
 )
 
 # One-shot training from such a parent: the same loss and optimiser, milder augmentation. Views zoom
-# as objects come near: from (0.8, 1.25) to this, J of drift-straight rose from 0.41 to 0.60. The
-# border of a shade falls across them: with it, J of car-shadow rose from 0.76 to 0.86.
+# as objects come near: from (0.8, 1.25) to this, J of drift-straight rose from 0.41 to 0.60.
+# Borders of light fall across them: with these, J of car-shadow rose from 0.76 to 0.86.
 ONE_SHOT_SCRATCH = Stage(
     name="one_shot",
     updates=150,
