@@ -8,13 +8,10 @@ is a fault of ours and shows its traceback.
 import contextlib
 import copy
 import errno
-import os
 import pathlib
-import platform
 import re
 import signal
 import sys
-import tempfile
 import textwrap
 import threading
 import time
@@ -23,9 +20,9 @@ import warnings
 import tqdm
 from absl import flags
 
-import osvos_tf
 from osvos_tf import files
 from osvos_tf.errors import InputError
+from osvos_tf.runtime import import_tensorflow, versions  # noqa: F401 (handed on)
 
 RECORD = "run.json"  # what a finished run leaves last
 _UNFINISHED = ".unfinished"  # what marks the results of one that is not, or was killed
@@ -101,39 +98,6 @@ def finishing():
             signal.signal(number, handler)
     if came:
         _stop(came[0])
-
-
-def import_tensorflow():
-    """Imports TensorFlow without its C++ side's chatter on standard error, and returns it.
-
-    Called by a command once the flags are known to be good: a mistake in them, or `--help`,
-    should not wait for it.
-    """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    # One operation at a time, each on all cores: no slower here, and bfloat16 gradients repeat to
-    # the last bit, which they do not while operations run side by side.
-    os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
-    with tempfile.TemporaryFile() as chatter:
-        stderr = os.dup(2)
-        os.dup2(chatter.fileno(), 2)
-        try:
-            import tensorflow as tf
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
-    return tf
-
-
-def versions(tf):
-    """Returns the versions that a result depends on, by package name."""
-    import keras  # not `tf.keras`, which has no version in TF 2.15
-
-    return {
-        "osvos_tf": osvos_tf.__version__,
-        "tensorflow": tf.__version__,
-        "keras": keras.__version__,
-        "python": platform.python_version(),
-    }
 
 
 def parse(flag_values, arguments, name="command"):

@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "__init__": {"model"},
     "errors": set(),
     "files": set(),
+    "runtime": {"__version__", "keras", "tensorflow"},
     # Data: knows nothing of the networks.
     "davis": set(),
     "matlab": {"numpy"},
@@ -73,11 +74,11 @@ MAY_IMPORT = {
         "wire",
     },
 }
-EVERYWHERE = {"errors", "files"}
+EVERYWHERE = {"errors", "files", "runtime"}
 WITHOUT_TENSORFLOW = ["bsds", "caffe_file", "contour_metrics", "davis", "dispatch", "errors",
                       "files", "inference", "label_maps", "matlab", "metrics", "painter",
-                      "plain_pickle", "recipes", "report", "report_page", "salvage", "serving",
-                      "snapping", "torch_file", "video", "visualize", "worklist"]  # fmt: skip
+                      "plain_pickle", "recipes", "report", "report_page", "runtime", "salvage",
+                      "serving", "snapping", "torch_file", "video", "visualize", "worklist"]  # fmt: skip
 HEAVY = {"aiohttp", "grpc", "higra", "keras", "requests", "scipy", "tensorflow"}  # seconds to load
 # Stage -> what it may import of its neighbours; one that is not here: `cli`.
 SHARED = {
