@@ -347,7 +347,8 @@ def _serialise(sequence, name, image_path, mask_path, height, read_mask):
         size = (height, width)
     if mask_path:
         mask = _encode_mask(values)
-    return _example(sequence, name, size, image, mask).SerializeToString()
+    # Without being told so, protobuf orders the features by chance.
+    return _example(sequence, name, size, image, mask).SerializeToString(deterministic=True)
 
 
 def _example(sequence, name, size, image, mask):

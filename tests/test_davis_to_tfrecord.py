@@ -77,6 +77,18 @@ def test_command_leaves_records(fake_davis, tmp_path):
     assert len(done.stderr.splitlines()) == 1 and "8 of 8 frames" in done.stderr
 
 
+def test_records_are_the_same_byte_for_byte_in_every_process(fake_davis, tmp_path, monkeypatch):
+    written = []
+    for seed, protobuf in (("1", "upb"), ("2", "python")):
+        monkeypatch.setenv("PYTHONHASHSEED", seed)
+        monkeypatch.setenv("PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION", protobuf)
+        out = tmp_path / protobuf
+        done = command(f"--davis={fake_davis}", "--split=train", f"--out={out}", "--height=24")
+        assert done.returncode == 0, done.stderr
+        written.append(content(out))
+    assert len(written[0]) == 8 + 1 and written[0] == written[1]
+
+
 def test_help_is_quick_and_complete(no_tensorflow):
     done = command("--help", path=[no_tensorflow])
     assert done.returncode == 0 and done.stderr == ""
