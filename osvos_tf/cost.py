@@ -7,6 +7,7 @@ operations a value and left out.
 """
 
 import dataclasses
+from collections.abc import Iterator
 
 from osvos_tf import model
 
@@ -34,12 +35,14 @@ class Convolution:
     outputs: int
 
     @property
-    def flops(self):
+    def flops(self) -> int:
         """Operations for one frame; either gradient, of weights or input, takes as many."""
         return 2 * self.rows * self.columns * self.kernel**2 * self.inputs * self.outputs
 
 
-def convolutions(height, width, *, width_multiplier=1.0, sides=False):
+def convolutions(
+    height: int, width: int, *, width_multiplier: float = 1.0, sides: bool = False
+) -> Iterator[Convolution]:
     """Yields the convolutions that a frame goes through.
 
     Args:
@@ -63,15 +66,29 @@ def convolutions(height, width, *, width_multiplier=1.0, sides=False):
                 yield Convolution(f"{head}_side{block}", *place, 1, model.SIDE_CHANNELS, 1)
 
 
-def forward_flops(height, width, *, batch_size=1, width_multiplier=1.0, sides=False):
+def forward_flops(
+    height: int,
+    width: int,
+    *,
+    batch_size: int = 1,
+    width_multiplier: float = 1.0,
+    sides: bool = False,
+) -> int:
     """Returns the operations of one forward pass; see `convolutions` for the arguments."""
     layers = convolutions(height, width, width_multiplier=width_multiplier, sides=sides)
     return batch_size * sum(layer.flops for layer in layers)
 
 
 def training_flops(
-    height, width, *, batch_size=1, width_multiplier=1.0, sides=False, frozen_blocks=0, kept=False
-):
+    height: int,
+    width: int,
+    *,
+    batch_size: int = 1,
+    width_multiplier: float = 1.0,
+    sides: bool = False,
+    frozen_blocks: int = 0,
+    kept: bool = False,
+) -> int:
     """Returns the operations of one training step: forward pass and gradients of what is trained.
 
     Three times the forward pass, less the gradient of the first layer's input; less again where
@@ -90,7 +107,7 @@ def training_flops(
     return batch_size * sum(_passes(layer, frozen_blocks, kept) * layer.flops for layer in layers)
 
 
-def _passes(layer, frozen_blocks, kept):
+def _passes(layer: Convolution, frozen_blocks: int, kept: bool) -> int:
     """Counts a training step's passes through a layer: forward, its weights', its input's."""
     if layer.name.startswith("block") and layer.block <= frozen_blocks:
         return 0 if kept else 1

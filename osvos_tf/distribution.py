@@ -8,6 +8,7 @@ an update is what one device would have made of all its views.
 import functools
 import json
 import os
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -29,7 +30,7 @@ _EXAMPLE = (
 )
 
 
-def cluster():
+def cluster() -> tuple[list[str], int]:
     """Returns the addresses of all workers and this one's place among them; none without a list.
 
     Raises:
@@ -55,7 +56,7 @@ def cluster():
     return [address for name in _TASKS for address in listed.get(name, [])], before + index
 
 
-def make_strategy(name):
+def make_strategy(name: str) -> tf.distribute.Strategy:
     """Returns the `tf.distribute.Strategy` of that name. Call it before TensorFlow computes.
 
     Args:
@@ -89,7 +90,7 @@ def make_strategy(name):
     return tf.distribute.get_strategy()
 
 
-def worker(strategy):
+def worker(strategy: tf.distribute.Strategy) -> tuple[int, int]:
     """Returns (index, count): which of the workers this is, from 0, the one that writes."""
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return 0, 1
@@ -97,7 +98,7 @@ def worker(strategy):
     return index, len(workers)
 
 
-def total(strategy, number):
+def total(strategy: tf.distribute.Strategy, number: float) -> float:
     """Returns the sum of a number over all workers, float; waits until all have called this."""
     _, workers = worker(strategy)
     if workers == 1:
@@ -108,10 +109,10 @@ def total(strategy, number):
 
 
 @functools.cache
-def _adder(strategy):
+def _adder(strategy: tf.distribute.Strategy) -> Callable[[tf.Tensor], tf.Tensor]:
     """Returns the function that sums a tensor over all replicas."""
 
-    def add(value):
+    def add(value: tf.Tensor) -> tf.Tensor:
         own = tf.identity(value)  # on the replica's device
         return tf.distribute.get_replica_context().all_reduce("SUM", own)
 
