@@ -1,13 +1,17 @@
 """What all commands share: flags to exit status, and progress on a terminal or in a log.
 
 Exit status: 0 done, 2 a mistake in what the user gave (one message, no traceback), 3 some of
-many jobs failed and the others are done, 130 and 143 stopped by Ctrl-C and SIGTERM. Anything else
-is a fault of ours and shows its traceback.
+many jobs failed and the others are done, 130 and 143 stopped by Ctrl-C and SIGTERM, 141 by whoever
+read the output and is gone. Anything else is a fault of ours and shows its traceback.
 """
+
+from __future__ import annotations
 
 import contextlib
 import copy
 import errno
+import io
+import os
 import pathlib
 import re
 import signal
@@ -16,60 +20,83 @@ import textwrap
 import threading
 import time
 import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from types import FrameType, TracebackType
+from typing import Any, NoReturn, TypeVar
 
 import tqdm
 from absl import flags
 
-from osvos_tf import files
+import pipelines
+from osvos_tf import __version__, files
 from osvos_tf.errors import InputError
 from osvos_tf.runtime import import_tensorflow, versions  # noqa: F401 (handed on)
 
 RECORD = "run.json"  # what a finished run leaves last
 _UNFINISHED = ".unfinished"  # what marks the results of one that is not, or was killed
 
+# Headings with the names of the flags below them, for `--help`.
+Groups = Sequence[tuple[str, Sequence[str]]]
+T = TypeVar("T")
+
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 _PLAIN_SECONDS = 10.0  # between two lines of progress where there is no terminal
+_WIDTH = 88  # of what `--help` prints
+# A bar of seconds: a rate of seconds a second would say nothing.
+_SECONDS = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt} of {total_fmt} seconds{postfix}"
+_HELP = {"-h", "-help", "--help", "--helpfull", "--helpshort"}
+_STOPPED = {signal.SIGINT: "interrupted.", signal.SIGTERM: "terminated."}
+_BROKEN_PIPE = 141  # 128 + SIGPIPE, which Python ignores
+# What a terminal would obey, and what it cannot show.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_came: list[int] = []  # signals that this process was asked to end by
 
 
 class Unfinished(Exception):
     """Some of many jobs failed while the others are done; the message names them."""
 
 
-def run(main, flag_values, doc):
-    """Runs a command's `main` on the process's arguments and exits.
+def run(
+    main: Callable[[flags.FlagValues], None],
+    flag_values: flags.FlagValues,
+    doc: str,
+    groups: Groups = (),
+) -> None:
+    """Runs a command's `main` on the process's arguments; returns, or exits with a status.
 
     Args:
         main: function of the parsed flags.
         flag_values: the command's own `flags.FlagValues`.
         doc: what `--help` prints above the flags; its first line is the command's purpose.
+        groups: the order of flags in `--help`: a heading and names of flags, group by group. Flags
+            that no group names come last.
     """
-    name = pathlib.Path(sys.argv[0]).stem
-    if {"-h", "--help", "-help"} & set(sys.argv[1:]):
-        print(doc.strip(), _describe(flag_values), sep="\n\n")
-        sys.exit(0)
-    signal.signal(signal.SIGTERM, _on_sigterm)
+    _prepare_streams()
     # Pillow's warning of a large picture: our own limit is lower, and has its own message.
     warnings.filterwarnings("ignore", message=r"Image size \(\d+ pixels\) exceeds limit")
+    name, arguments = pathlib.Path(sys.argv[0]).stem, sys.argv[1:]
     try:
-        main(parse(flag_values, sys.argv[1:], name))
-    except (InputError, flags.Error) as error:
-        _exit(name, error, 2)
-    except Unfinished as error:
-        _exit(name, error, 3)
-    except OSError as error:
-        if error.filename is None and error.errno is None:
+        if _HELP & set(arguments):
+            print(doc.strip(), _describe(flag_values, groups), sep="\n\n")
+        elif "--version" in arguments and ("version" not in flag_values or len(arguments) == 1):
+            print(_describe_version())
+        else:
+            with _stoppable():
+                main(parse(flag_values, arguments, name))
+            if _came:  # and something on the way made nothing of it
+                _stop(_came[0], None)
+        sys.stdout.flush()
+    except BaseException as error:
+        message, status = _judge(error)
+        if status is None:
             raise
-        where = f" ({error.filename})" if error.filename else ""
-        hint = " Make room, or name another folder." if error.errno in _NO_ROOM else ""
-        _exit(name, f"{error.strerror or error}{where}.{hint}", 2)
-    except FloatingPointError as error:
-        _exit(name, error, 2)
-    except KeyboardInterrupt:
-        _exit(name, "interrupted.", 130)
+        _exit(name, message, status)
 
 
 @contextlib.contextmanager
-def finishing():
+def finishing(
+    words: str = "Stopping as soon as this update is saved.",
+) -> Iterator[Callable[[], bool]]:
     """Holds Ctrl-C and SIGTERM back, so that what is under way can come to a good end.
 
         with finishing() as stop:
@@ -78,17 +105,22 @@ def finishing():
 
     Yields a function that says whether a signal came; after the block it has its usual effect. A
     second signal has it at once.
+
+    Args:
+        words: what is said, on standard error, when a signal comes.
     """
     if threading.current_thread() is not threading.main_thread():  # which alone hears signals
         yield lambda: False
         return
-    came = []
+    came: list[int] = []
 
-    def note(number, frame):
+    def note(number: int, frame: FrameType | None) -> None:
         if came:
-            _stop(number)
+            _stop(number, frame)
         came.append(number)
-        print("Stopping as soon as this update is saved.", file=sys.stderr, flush=True)
+        # `print` fails where the signal came amid another one.
+        with contextlib.suppress(OSError):
+            os.write(2, f"{os.linesep if sys.stderr.isatty() else ''}{words}{os.linesep}".encode())
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -97,10 +129,12 @@ def finishing():
         for number, handler in before.items():
             signal.signal(number, handler)
     if came:
-        _stop(came[0])
+        _stop(came[0], None)
 
 
-def parse(flag_values, arguments, name="command"):
+def parse(
+    flag_values: flags.FlagValues, arguments: Sequence[str], name: str = "command"
+) -> flags.FlagValues:
     """Parses arguments (without the command's name); returns a copy of the flags with their values.
 
     Raises:
@@ -117,12 +151,78 @@ def parse(flag_values, arguments, name="command"):
         raise InputError(f"Wanted {', '.join(missing)} as well. See --help.") from None
     if rest:
         raise InputError(
-            f"Wanted flags only, such as --out=DIR; got {' '.join(map(repr, rest))}. See --help."
+            f"Wanted flags only, such as --name=VALUE; got {' '.join(map(repr, rest))}. See --help."
         )
     return flag_values
 
 
-def define_common(flag_values, *, precision=True):
+def define_path(
+    name: str,
+    default: str | None,
+    help: str,
+    *,
+    flag_values: flags.FlagValues,
+    required: bool = False,
+) -> None:
+    """Defines a flag that names a file or a folder; `~` is the user's home, `~ada` that of ada.
+
+    Used as `flags.DEFINE_string`.
+    """
+    serializer: flags.ArgumentSerializer[str] = flags.ArgumentSerializer()
+    flags.DEFINE(
+        _PathParser(),
+        name,
+        default,
+        help,
+        flag_values=flag_values,
+        serializer=serializer,
+        required=required,
+    )
+
+
+def define_paths(
+    name: str,
+    default: Sequence[str] | None,
+    help: str,
+    *,
+    flag_values: flags.FlagValues,
+    required: bool = False,
+) -> None:
+    """Defines a repeatable flag of paths, NAME:PATH among them; used as `DEFINE_multi_string`."""
+    serializer: flags.ArgumentSerializer[str] = flags.ArgumentSerializer()
+    flags.DEFINE_multi(
+        _PathParser(),
+        serializer,
+        name,
+        default,
+        help,
+        flag_values=flag_values,
+        required=required,
+    )
+
+
+class _PathParser(flags.ArgumentParser):
+    """The value of a flag that names a path, NAME:PATH too, with the home folder for `~`."""
+
+    def parse(self, argument: str) -> str:
+        """Returns the path; raises ValueError where there is none."""
+        if not argument:
+            raise ValueError("wanted a path, got nothing")
+        path = os.path.expanduser(argument)
+        name, colon, value = path.partition(":~")
+        if path.startswith("~") and not colon and not os.path.lexists(path):
+            user = re.split(r"[/\\]", path)[0]
+            raise ValueError(f"{user} is nobody's home folder; a name that begins so is ./{path}")
+        if colon and not os.path.lexists(path):
+            path = f"{name}:{os.path.expanduser('~' + value)}"
+        return path
+
+    def flag_type(self) -> str:
+        """What the value is."""
+        return "path"
+
+
+def define_common(flag_values: flags.FlagValues, *, precision: bool = True) -> None:
     """Defines the flags that mean the same in every command that trains."""
     if precision:
         flags.DEFINE_enum(
@@ -144,50 +244,71 @@ class Progress:
         with Progress("Training", total=500, unit="update") as progress:
             progress.advance(note="loss 0.31")
 
-    It also wraps an iterator: `for x in progress.over(iterator)`.
+    It also wraps an iterator: `for x in progress.over(iterator)`. Where time is what runs out:
+
+        with Progress("Training", total=15, unit="second") as progress:
+            progress.advance(note="loss 0.31", to=seconds)
     """
 
-    def __init__(self, what, total=None, unit="frame", first=0):
+    def __init__(
+        self, what: str, total: float | None = None, unit: str = "frame", first: int = 0
+    ) -> None:
         self._what, self._total, self._unit, self._count = what, total, unit, first
         self._is_terminal = sys.stderr.isatty()
         self._bar = tqdm.tqdm(
-            desc=what, total=total, unit=unit, initial=first, disable=not self._is_terminal
+            desc=what,
+            total=total,
+            unit=unit,
+            initial=first,
+            disable=not self._is_terminal,
+            bar_format=_SECONDS if unit == "second" else None,
         )
         self._start = self._printed = time.monotonic()
 
-    def __enter__(self):
+    def __enter__(self) -> Progress:
         """Starts the clock."""
         return self
 
-    def __exit__(self, *error):
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         """Prints the last state."""
         self._bar.close()
-        if not self._is_terminal and error[0] is None:
+        if not self._is_terminal and kind is None:
             self._print(f"{time.monotonic() - self._start:.0f} s")
 
-    def advance(self, note="", to=None):
+    def advance(self, note: str = "", to: float | None = None) -> None:
         """Counts one more unit, or all up to number `to`; `note` says how it goes."""
-        step = 1 if to is None else to - self._count
+        step = 1 if to is None else int(to) - self._count
         self._count += step
-        self._bar.set_postfix_str(note, refresh=False)
+        self._bar.set_postfix_str(printable(note), refresh=False)
         self._bar.update(step)
         if not self._is_terminal and time.monotonic() - self._printed >= _PLAIN_SECONDS:
             self._printed = time.monotonic()
             self._print(note)
 
-    def over(self, iterator):
+    def over(self, iterator: Iterable[T]) -> Iterator[T]:
         """Yields the iterator's elements, counting them."""
         for element in iterator:
             yield element
             self.advance()
 
-    def _print(self, note):
-        of = f" of {self._total}" if self._total else ""
+    def _print(self, note: str) -> None:
+        of = f" of {self._total:g}" if self._total else ""
         more = f", {note}" if note else ""
-        print(f"{self._what}: {self._count}{of} {self._unit}s{more}", file=sys.stderr, flush=True)
+        text = printable(f"{self._what}: {self._count}{of} {self._unit}s{more}")
+        print(text, file=sys.stderr, flush=True)
 
 
-def clear_results(out, *folders):
+def printable(text: object) -> str:
+    """Returns the text with what a terminal would obey written out: names may hold anything."""
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], str(text))
+
+
+def clear_results(out: pathlib.Path, *folders: str) -> None:
     """Removes an earlier run's PNG files, of a killed one too: it may have had other frames.
 
     Its `RECORD`, or what marks a run that has none yet, says that they are ours.
@@ -207,13 +328,13 @@ def clear_results(out, *folders):
                 path.unlink()
 
 
-def write_record(out, record):
+def write_record(out: pathlib.Path, record: dict[str, Any]) -> None:
     """Writes `RECORD`, which says that all of a run's results are there."""
     files.write_json(out / RECORD, record)
     (out / _UNFINISHED).unlink(missing_ok=True)
 
 
-def require_positive(flag_values, *names):
+def require_positive(flag_values: flags.FlagValues, *names: str) -> None:
     """Raises InputError where a flag is given and not above zero."""
     for name in names:
         value = flag_values[name].value
@@ -221,28 +342,112 @@ def require_positive(flag_values, *names):
             raise InputError(f"--{name} must be above 0. Received: {value}.")
 
 
-def _describe(flag_values):
+def _describe(flag_values: flags.FlagValues, groups: Groups) -> str:
+    """Returns the flags, one a paragraph, group by group."""
+    left = set(flag_values)
     lines = ["Flags:"]
-    for name in sorted(flag_values):
-        flag = flag_values[name]
-        default = "" if flag.default is None else f" (default: {flag.default_as_str})"
-        lines.append(textwrap.fill(
-            f"--{name}: {flag.help}{default}", 88, initial_indent="  ", subsequent_indent="      "
-        ))  # fmt: skip
+    for heading, names in (*groups, ("Others", None)):
+        names = sorted(left) if names is None else names
+        if groups and names:
+            lines += ["", heading]
+        for name in names:
+            left.remove(name)  # KeyError: no such flag, or in two groups
+            lines.append(_describe_flag(flag_values[name]))
     return "\n".join(lines)
 
 
-def _on_sigterm(number, frame):
-    _stop(number)
+def _describe_flag(flag: flags.Flag) -> str:
+    names = f"--{flag.name}, --no{flag.name}" if flag.boolean else f"--{flag.name}"
+    help = flag.help.partition(";\n    repeat this option")[0]  # ours says "Repeatable"
+    value = "" if flag.default is None else flag.default_as_str.strip("'")
+    default = f" (default: {value})" if value else ""
+    return textwrap.fill(
+        f"{names}: {help}{default}", _WIDTH, initial_indent="  ", subsequent_indent="      "
+    )
 
 
-def _stop(number):
+def _describe_version() -> str:
+    """Returns the versions that decide over results, without loading anything that is slow."""
+    from importlib import metadata
+
+    lines = [f"osvos_tf {__version__}"]
+    for package in ("tensorflow", "keras"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            lines.append(f"{package} {metadata.version(package)}")
+    return "\n".join([*lines, f"Python {sys.version.split()[0]}"])
+
+
+def _prepare_streams() -> None:
+    """Makes the standard streams take any text; those that are closed lead nowhere."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:  # or the next file that is opened would get what is printed
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+        if getattr(sys, name) is None:
+            mode = "w" if number else "r"
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """Lets signals end the work inside by an exception; before and after they end the process."""
+
+    def retry(lost: sys.UnraisableHookArgs) -> None:
+        # The exception came where Python drops it, such as in a destructor: once more, elsewhere.
+        if isinstance(lost.exc_value, (KeyboardInterrupt, SystemExit)) and _came:
+            threading.Timer(0.05, os.kill, [os.getpid(), _came[-1]]).start()
+        else:
+            sys.__unraisablehook__(lost)
+
+    ignored = {number for number in _STOPPED if signal.getsignal(number) == signal.SIG_IGN}
+    sys.unraisablehook = retry
+    for number in set(_STOPPED) - ignored:
+        signal.signal(number, _stop)
+    try:
+        yield
+    finally:
+        for number in set(_STOPPED) - ignored:
+            signal.signal(number, pipelines.leave)
+
+
+def _judge(error: BaseException) -> tuple[object, int | None]:
+    """Returns the message and exit status for what ended a command; None: a fault of ours."""
+    if _came:  # whatever others made of the exception on its way
+        return _STOPPED[signal.Signals(_came[0])], 128 + _came[0]
+    if isinstance(error, KeyboardInterrupt):
+        return _STOPPED[signal.SIGINT], 130
+    if isinstance(error, BrokenPipeError):
+        return "", _BROKEN_PIPE
+    if isinstance(error, Unfinished):
+        return error, 3
+    if isinstance(error, (InputError, flags.Error, FloatingPointError)):
+        return error, 2
+    if isinstance(error, OSError) and (error.filename or error.errno):
+        where = f" ({error.filename})" if error.filename else ""
+        hint = " Make room, or name another folder." if error.errno in _NO_ROOM else ""
+        return f"{error.strerror or error}{where}.{hint}", 2
+    return "", None
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
     """Raises what ends a command that got this signal."""
+    _came.append(number)
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     raise SystemExit(128 + number)
 
 
-def _exit(name, message, status):
-    print(f"{name}: {message}", file=sys.stderr)
+def _exit(name: str, message: object, status: int) -> NoReturn:
+    """Ends the process, with a message on standard error; streams that broke are let go."""
+    with contextlib.suppress(OSError):
+        if message:
+            print(f"{name}: {printable(message)}", file=sys.stderr, flush=True)
+    try:
+        sys.stdout.flush()
+    except OSError:  # Python would try again as it ends, and complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(status)
