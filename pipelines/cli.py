@@ -359,7 +359,7 @@ def _describe(flag_values: flags.FlagValues, groups: Groups) -> str:
 def _describe_flag(flag: flags.Flag) -> str:
     names = f"--{flag.name}, --no{flag.name}" if flag.boolean else f"--{flag.name}"
     help = flag.help.partition(";\n    repeat this option")[0]  # ours says "Repeatable"
-    value = "" if flag.default is None else flag.default_as_str.strip("'")
+    value = (flag.default_as_str or "").strip("'")
     default = f" (default: {value})" if value else ""
     return textwrap.fill(
         f"{names}: {help}{default}", _WIDTH, initial_indent="  ", subsequent_indent="      "
