@@ -6,22 +6,31 @@ mask's values stay what they were. A seed is an integer tensor of shape [2].
 """
 
 import math
+from collections.abc import Sequence
 
 import tensorflow as tf
+
+from osvos_tf.recipes import Augmentation
 
 VOID = 255
 _SPLITS = 5
 _SOFTNESS = 0.02  # of the border between light and shade, as a fraction of the view
 
 
-def augment(image, mask, seed, augmentation, size=None):
+def augment(
+    image: tf.Tensor,
+    mask: tf.Tensor,
+    seed: tf.Tensor,
+    augmentation: Augmentation,
+    size: tuple[int, int] | None = None,
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Applies a recipe's augmentation.
 
     Args:
         image: see above.
         mask: see above.
         seed: int [2].
-        augmentation: a `recipes.Augmentation`.
+        augmentation: what varies, and how far.
         size: (height, width) of the whole frame in the view, of which a `crop` takes a part; None
             keeps the frame's size. An augmentation's `scales` resize what comes out.
 
@@ -45,13 +54,15 @@ def augment(image, mask, seed, augmentation, size=None):
     return image, mask
 
 
-def random_flip(image, mask, seed):
+def random_flip(image: tf.Tensor, mask: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Swaps left and right half of the time."""
     flip = tf.random.stateless_uniform([], seed) < 0.5
     return tf.cond(flip, lambda: (image[:, ::-1], mask[:, ::-1]), lambda: (image, mask))
 
 
-def random_scale(image, mask, seed, scales):
+def random_scale(
+    image: tf.Tensor, mask: tf.Tensor, seed: tf.Tensor, scales: Sequence[float]
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Resizes the whole frame by one of `scales`, each as likely as the others."""
     index = tf.random.stateless_uniform([], seed, maxval=len(scales), dtype=tf.int32)
     scale = tf.gather(tf.constant(scales, tf.float32), index)
@@ -60,7 +71,17 @@ def random_scale(image, mask, seed, scales):
     return image, tf.image.resize(mask, size, method="nearest")
 
 
-def random_view(image, mask, seed, *, size, zoom=(1.0, 1.0), shift=0.0, rotation=0.0, crop=1.0):
+def random_view(
+    image: tf.Tensor,
+    mask: tf.Tensor,
+    seed: tf.Tensor,
+    *,
+    size: tuple[int, int] | tf.Tensor,
+    zoom: tuple[float, float] = (1.0, 1.0),
+    shift: float = 0.0,
+    rotation: float = 0.0,
+    crop: float = 1.0,
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Looks at the frame through a zoomed, shifted, rotated and cropped window.
 
     Without any of the four the view is the frame, scaled so that it just covers the view. Past the
@@ -109,7 +130,7 @@ def random_view(image, mask, seed, *, size, zoom=(1.0, 1.0), shift=0.0, rotation
     return image, _transform(mask, transform, size, "NEAREST", "CONSTANT", VOID)
 
 
-def _bounding_box(mask):
+def _bounding_box(mask: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns float32 (row, column) of the object's first and last pixels; without one, of all."""
     inside = tf.equal(mask[..., 0], tf.ones([], mask.dtype))
     inside |= ~tf.reduce_any(inside)
@@ -117,13 +138,13 @@ def _bounding_box(mask):
     return tf.reduce_min(where, axis=0), tf.reduce_max(where, axis=0)
 
 
-def random_gain(image, seed, gain):
+def random_gain(image: tf.Tensor, seed: tf.Tensor, gain: float) -> tf.Tensor:
     """Brightens or darkens the image and tints it: each by a factor in 1 - gain .. 1 + gain."""
     draws = tf.random.stateless_uniform([4], seed, minval=1 - gain, maxval=1 + gain)
     return tf.clip_by_value(tf.cast(image, tf.float32) * draws[0] * draws[1:4], 0.0, 255.0)
 
 
-def random_light(image, seed, light):
+def random_light(image: tf.Tensor, seed: tf.Tensor, light: float) -> tf.Tensor:
     """Lights one side of a random line otherwise, as where an object drives out of the shade.
 
     Args:
@@ -140,7 +161,9 @@ def random_light(image, seed, light):
     return tf.clip_by_value(tf.cast(image, tf.float32) * (1 + lit * (factor - 1)), 0.0, 255.0)
 
 
-def paste(image, mask, other_image, other_mask):
+def paste(
+    image: tf.Tensor, mask: tf.Tensor, other_image: tf.Tensor, other_mask: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Lays the object of another pair over this one; both objects are labelled 1.
 
     The pasted object's edge is softened over three pixels, so that a cut-out's hard edge does not
@@ -158,7 +181,14 @@ def paste(image, mask, other_image, other_mask):
     return image, tf.where(pasted, other_mask, mask)
 
 
-def _transform(pixels, transform, size, interpolation, fill_mode, fill_value):
+def _transform(
+    pixels: tf.Tensor,
+    transform: tf.Tensor,
+    size: tuple[int, int] | tf.Tensor,
+    interpolation: str,
+    fill_mode: str,
+    fill_value: int,
+) -> tf.Tensor:
     return tf.raw_ops.ImageProjectiveTransformV3(
         images=pixels[None],
         transforms=transform[None],

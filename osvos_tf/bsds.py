@@ -7,6 +7,7 @@
 ROOT may also be the folder above, as the data set's archive unpacks: ROOT/BSDS500/data.
 """
 
+import os
 import pathlib
 
 import numpy as np
@@ -19,7 +20,7 @@ from osvos_tf.video import VOID
 _INSIDE = (".", "data", "BSDS500/data", "BSR/BSDS500/data")
 
 
-def read_split(root, split="train"):
+def read_split(root: str | os.PathLike[str], split: str = "train") -> Sequence:
     """Finds the images of a split, each with its ground truth.
 
     Args:
@@ -42,19 +43,18 @@ def read_split(root, split="train"):
                 f"No folder {folder}. BSDS500 holds images/{split} and groundTruth/{split}. Check "
                 "--bsds and --split."
             )
-    frames = tuple(
-        Frame(image.stem, image, truths / f"{image.stem}.mat")
-        for image in sorted(images.glob("*.jpg"))
-    )
+    frames = []
+    for image in sorted(images.glob("*.jpg")):
+        truth = truths / f"{image.stem}.mat"
+        if not truth.is_file():
+            raise InputError(f"Image {image} has no ground truth: wanted {truth}.")
+        frames.append(Frame(image.stem, image, truth))
     if not frames:
         raise InputError(f"No .jpg file in {images}.")
-    for frame in frames:
-        if not frame.mask.is_file():
-            raise InputError(f"Image {frame.image} has no ground truth: wanted {frame.mask}.")
-    return Sequence(split, frames)
+    return Sequence(split, tuple(frames))
 
 
-def read_boundaries(path):
+def read_boundaries(path: str | os.PathLike[str]) -> np.ndarray:
     """Returns the boundaries that each annotator drew, bool [annotators, height, width].
 
     Raises:
@@ -70,7 +70,7 @@ def read_boundaries(path):
         ) from error
 
 
-def read_contours(path):
+def read_contours(path: str | os.PathLike[str]) -> np.ndarray:
     """Returns the annotators' consensus, the label that contour training learns from.
 
     Returns:

@@ -9,7 +9,9 @@ Paths in a list begin with a slash that means the root.
 """
 
 import dataclasses
+import os
 import pathlib
+from collections.abc import Collection, Iterable
 
 from osvos_tf.errors import InputError
 
@@ -33,7 +35,13 @@ class Sequence:
     frames: tuple[Frame, ...]
 
 
-def read_split(root, split, *, resolution="480p", sequences=()):
+def read_split(
+    root: str | os.PathLike[str],
+    split: str,
+    *,
+    resolution: str = "480p",
+    sequences: Collection[str] = (),
+) -> tuple[Sequence, ...]:
     """Finds the sequences of a split and checks that every image and mask file is there.
 
     Args:
@@ -68,19 +76,19 @@ def read_split(root, split, *, resolution="480p", sequences=()):
     return _select(found, sequences, path)
 
 
-def check_name(name, source):
+def check_name(name: str, source: str | os.PathLike[str]) -> None:
     """Raises InputError unless `name` is usable as one folder or file name, never a path."""
     if not name or name in (".", "..") or any(c in name for c in "/\\\0"):
         raise InputError(f"{source} names {name!r}, which is not a plain sequence or frame name.")
 
 
-def _listing(folder):
+def _listing(folder: pathlib.Path) -> str:
     if not folder.is_dir():
         return "nothing, the folder does not exist"
     return ", ".join(sorted(entry.name for entry in folder.iterdir())[:8]) or "nothing"
 
 
-def _find_list(root, split, resolution):
+def _find_list(root: pathlib.Path, split: str, resolution: str) -> pathlib.Path:
     sets = root / "ImageSets"
     if "/" in split:
         candidates = [sets / f"{split}.txt"]
@@ -96,7 +104,7 @@ def _find_list(root, split, resolution):
     )
 
 
-def _read_lines(path):
+def _read_lines(path: pathlib.Path) -> list[list[str]]:
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
@@ -104,9 +112,9 @@ def _read_lines(path):
     return [line.split() for line in text.splitlines() if line.strip()]
 
 
-def _from_pairs(root, path, lines):
+def _from_pairs(root: pathlib.Path, path: pathlib.Path, lines: list[list[str]]) -> list[Sequence]:
     """2016 form: `/JPEGImages/480p/bear/00000.jpg /Annotations/480p/bear/00000.png` lines."""
-    frames = {}
+    frames: dict[str, list[Frame]] = {}
     for number, fields in enumerate(lines, start=1):
         if len(fields) != 2:
             raise InputError(
@@ -126,7 +134,9 @@ def _from_pairs(root, path, lines):
     return [Sequence(name, tuple(found)) for name, found in frames.items()]
 
 
-def _from_names(root, path, lines, resolution):
+def _from_names(
+    root: pathlib.Path, path: pathlib.Path, lines: list[list[str]], resolution: str
+) -> list[Sequence]:
     """2017 form: one sequence name a line; the frames are what lies in the sequence's folder."""
     found = []
     for number, fields in enumerate(lines, start=1):
@@ -141,14 +151,13 @@ def _from_names(root, path, lines, resolution):
         masks = root / "Annotations" / resolution / name
         if not images.is_dir():
             raise InputError(f"{path} names sequence {name!r}, but there is no folder {images}.")
-        frames = [
-            Frame(image.stem, image, masks / f"{image.stem}.png")
-            for image in sorted(images.glob("*.jpg"))
-        ]
+        frames = []
+        for image in sorted(images.glob("*.jpg")):
+            mask = masks / f"{image.stem}.png"
+            _require(mask, "mask", path)
+            frames.append(Frame(image.stem, image, mask))
         if not frames:
             raise InputError(f"Sequence {name!r} has no .jpg frame in {images}.")
-        for frame in frames:
-            _require(frame.mask, "mask", path)
         orphans = {mask.stem for mask in masks.glob("*.png")} - {frame.name for frame in frames}
         for orphan in sorted(orphans):
             _require(images / f"{orphan}.jpg", "image", path)
@@ -156,7 +165,7 @@ def _from_names(root, path, lines, resolution):
     return found
 
 
-def _require(file, kind, source):
+def _require(file: pathlib.Path, kind: str, source: pathlib.Path) -> None:
     if not file.is_file():
         raise InputError(
             f"No {kind} {file.name} for sequence {file.parent.name!r} in {file.parent}, although "
@@ -164,7 +173,7 @@ def _require(file, kind, source):
         )
 
 
-def _require_once(images, source):
+def _require_once(images: Iterable[pathlib.Path], source: pathlib.Path) -> None:
     seen = set()
     for image in images:
         if image in seen:
@@ -172,7 +181,9 @@ def _require_once(images, source):
         seen.add(image)
 
 
-def _select(found, names, path):
+def _select(
+    found: list[Sequence], names: Collection[str], path: pathlib.Path
+) -> tuple[Sequence, ...]:
     if not names:
         return tuple(found)
     by_name = {sequence.name: sequence for sequence in found}

@@ -9,7 +9,9 @@ Images (.jpg) and maps (.png, or .mat with one two-dimensional array) pair by th
 A name may hold folders. Where the images lie elsewhere, their folder is given apart.
 """
 
+import os
 import pathlib
+from collections.abc import Collection
 
 import numpy as np
 
@@ -22,7 +24,9 @@ _LAYOUTS = (("images", "labels"), ("JPEGImages", "Annotations"))
 _IMAGES, _MAPS = (".jpg", ".jpeg"), (".png", ".mat")
 
 
-def read_folder(root, images=None):
+def read_folder(
+    root: str | os.PathLike[str], images: str | os.PathLike[str] | None = None
+) -> Sequence:
     """Finds the images that have a label map.
 
     Args:
@@ -52,7 +56,7 @@ def read_folder(root, images=None):
     return Sequence(root.resolve().name, tuple(Frame(n, found[n], maps[n]) for n in names))
 
 
-def read_contours(path):
+def read_contours(path: str | os.PathLike[str]) -> np.ndarray:
     """Returns the boundaries between a map's labels, the label that contour training learns from.
 
     A contour pixel is one whose right or lower neighbour has another label. The label 255 is void,
@@ -78,14 +82,14 @@ def read_contours(path):
     return contours
 
 
-def _layout(root):
+def _layout(root: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
     for images, maps in _LAYOUTS:
         if (root / images).is_dir() and (root / maps).is_dir():
             return root / images, root / maps
     return root, root
 
 
-def _named(folder, suffixes):
+def _named(folder: pathlib.Path, suffixes: Collection[str]) -> dict[str, pathlib.Path]:
     return {
         path.relative_to(folder).with_suffix("").as_posix(): path
         for path in folder.rglob("*")
@@ -93,7 +97,7 @@ def _named(folder, suffixes):
     }
 
 
-def _read_map(path):
+def _read_map(path: pathlib.Path) -> np.ndarray:
     try:
         labels = _read_matlab(path) if path.suffix.lower() == ".mat" else _read_png(path)
     except Exception as error:  # a damaged file fails in many ways inside Pillow
@@ -108,7 +112,7 @@ def _read_map(path):
     return labels
 
 
-def _read_matlab(path):
+def _read_matlab(path: pathlib.Path) -> np.ndarray:
     arrays = [
         value
         for value in matlab.read(path).values()
@@ -119,6 +123,6 @@ def _read_matlab(path):
     return arrays[0]
 
 
-def _read_png(path):
+def _read_png(path: pathlib.Path) -> np.ndarray:
     with open_image(path) as picture:
         return np.asarray(picture)

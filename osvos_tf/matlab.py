@@ -5,9 +5,12 @@ thousand million make it fill 16 GB. Here every size is checked against the byte
 """
 
 import math
+import os
 import pathlib
 import struct
 import zlib
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +26,9 @@ _COMPLEX = 0x800  # flag of a matrix
 _DEPTH = 8  # of cells in cells
 
 
-def read(path, max_bytes=MAX_BYTES):
+def read(
+    path: str | os.PathLike[str], max_bytes: int = MAX_BYTES
+) -> dict[str, np.ndarray | list[Any]]:
     """Reads the variables of a file; those that hold neither numbers, cells nor structs are absent.
 
     Args:
@@ -51,16 +56,18 @@ def read(path, max_bytes=MAX_BYTES):
 
 
 class _TooLarge(ValueError):
-    def __init__(self, max_bytes):
+    def __init__(self, max_bytes: int) -> None:
         super().__init__(f"it is larger than {max_bytes} bytes unpacked, which is the limit")
 
 
-def _variables(content, order, left):
+def _variables(
+    content: bytes, order: str, left: int
+) -> Iterator[tuple[str, np.ndarray | list[Any]]]:
     """Yields (name, value); `left`: bytes that compressed elements may unpack to."""
     limit, position = left, _HEADER
     while position < len(content):
         kind, length = struct.unpack_from(f"{order}II", content, position)
-        element = memoryview(content)[position : position + 8 + length]
+        element: bytes | memoryview = memoryview(content)[position : position + 8 + length]
         if len(element) < 8 + length:
             raise ValueError("it is cut short")
         if kind == _COMPRESSED:
@@ -77,10 +84,10 @@ def _variables(content, order, left):
 class _Reader:
     """Walks through the bytes of one variable."""
 
-    def __init__(self, content, order):
+    def __init__(self, content: bytes | memoryview, order: str) -> None:
         self.content, self.order, self.position = memoryview(content), order, 0
 
-    def matrix(self, depth=0):
+    def matrix(self, depth: int = 0) -> tuple[str, np.ndarray | list[Any] | None]:
         """Returns (name, value) of the matrix that begins here; the value None for other kinds."""
         kind, length = struct.unpack(f"{self.order}II", self._take(8))
         if kind != _MATRIX or depth > _DEPTH:
@@ -93,12 +100,14 @@ class _Reader:
         if len(shape) < 2 or min(shape) < 0:
             raise ValueError(f"a matrix of the shape {shape}")
         name = self._array().tobytes().decode()
-        value = self._value(flags & 0xFF, flags & _COMPLEX, shape, depth)
+        value = self._value(flags & 0xFF, bool(flags & _COMPLEX), shape, depth)
         if value is None:
             self.position = end
         return name, value
 
-    def _value(self, class_, is_complex, shape, depth):
+    def _value(
+        self, class_: int, is_complex: bool, shape: list[int], depth: int
+    ) -> np.ndarray | list[Any] | None:
         count = math.prod(shape)
         if class_ in _ARRAYS and not is_complex:
             numbers = self._array()
@@ -121,13 +130,13 @@ class _Reader:
             ]
         return None
 
-    def _matrices(self, count, depth):
+    def _matrices(self, count: int, depth: int) -> list[Any]:
         left = (len(self.content) - self.position) // 8  # each takes 8 bytes at least
         if count > left:
             raise ValueError(f"a cell or struct of {count} values in {left * 8} bytes")
         return [self.matrix(depth + 1)[1] for _ in range(count)]
 
-    def _array(self):
+    def _array(self) -> np.ndarray:
         """Returns the numbers of the element that begins here."""
         kind, length = struct.unpack(f"{self.order}II", self._take(8))
         if kind >> 16:  # a short element has both in one word, and its data in the other
@@ -141,7 +150,7 @@ class _Reader:
             raise ValueError(f"wanted numbers, found an element of type {kind}")
         return np.frombuffer(data, self.order + _NUMBERS[kind])
 
-    def _take(self, length):
+    def _take(self, length: int) -> memoryview:
         data = self.content[self.position : self.position + length]
         if len(data) < length:
             raise ValueError("it is cut short")
