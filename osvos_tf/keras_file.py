@@ -8,7 +8,10 @@ first names, and that can be any code; so only what this package writes itself i
 import io
 import json
 import math
+import os
 import zipfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import h5py
 
@@ -22,7 +25,7 @@ MAX_HEIGHT = 2**13  # pixels of `working_height`
 _OURS = ("osvos_tf.layers",)
 _KERAS_LAYERS, _INITIALISERS = ("keras.layers",), ("keras.initializers",)
 # Class -> modules that it may come from; the second name of a pair is Keras 2's.
-_CLASSES = {
+_CLASSES: dict[str, tuple[str | None, ...]] = {
     "InputLayer": _KERAS_LAYERS,
     "Conv2D": _KERAS_LAYERS,
     "MaxPooling2D": _KERAS_LAYERS,
@@ -40,7 +43,7 @@ _NETWORK = ("keras.src.models.functional", "keras.src.engine.functional")
 _MOST_LAYERS, _MOST_OBJECTS = 100, 10_000
 
 
-def check(path):
+def check(path: str | os.PathLike[str]) -> None:
     """Raises InputError unless the file has the form of a network of this package.
 
     No class is built and no array is read. Refused are foreign classes and modules (so Lambda
@@ -72,7 +75,7 @@ class _Refused(Exception):
     """The file is readable, and holds something that it must not."""
 
 
-def _check_members(archive):
+def _check_members(archive: zipfile.ZipFile) -> None:
     members = {member.filename: member.file_size for member in archive.infolist()}
     if set(members) != set(MEMBERS) or len(members) != len(archive.infolist()):
         raise _Refused(f"it holds the members {_list(members)}, wanted {_list(MEMBERS)}, each once")
@@ -81,7 +84,7 @@ def _check_members(archive):
             raise _Refused(f"{name} unpacks to {size} bytes, the limit is {MEMBERS[name]}")
 
 
-def _check_config(config):
+def _check_config(config: Any) -> None:
     if not isinstance(config, dict) or config.get("class_name") != "Functional":
         raise _Refused("it holds no functional model")
     _check_origin(config, _NETWORK)
@@ -109,45 +112,45 @@ def _check_config(config):
         raise _Refused(f"it has up to {weights} weights, the limit is {MAX_WEIGHTS}")
 
 
-def _check_class(value):
+def _check_class(value: dict[str, Any]) -> None:
     name = value["class_name"]
     if name not in _CLASSES:
         raise _Refused(f"it holds the class {name!r}, which no network of ours has")
     _check_origin(value, _CLASSES[name])
 
 
-def _check_origin(value, modules):
+def _check_origin(value: dict[str, Any], modules: Sequence[str | None]) -> None:
     name, module = value["class_name"], value.get("module")
     registered = value.get("registered_name")
     if module not in modules or registered not in (None, name, f"osvos_tf>{name}"):
         raise _Refused(f"its class {name!r} comes from {module!r} ({registered!r})")
 
 
-def _check_values(class_name, values):
+def _check_values(class_name: str, values: Mapping[str, Any]) -> None:
     """Refuses settings that would make an array of any size, or that no code of ours expects."""
     for key, is_good in _SETTINGS.get(class_name, {}).items():
         if not is_good(values[key]):
             raise _Refused(f"{key} of a {class_name} is {values[key]!r}")
 
 
-def _is_whole(value, most):
+def _is_whole(value: Any, most: int) -> bool:
     return type(value) is int and 1 <= value <= most
 
 
-def _is_height(value):
+def _is_height(value: Any) -> bool:
     return value is None or _is_whole(value, MAX_HEIGHT)
 
 
-def _is_scale(value):
+def _is_scale(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value)
 
 
-def _is_one_of(*values):
+def _is_one_of(*values: Any) -> Callable[[Any], bool]:
     return lambda value: value in values
 
 
 # Layer -> argument -> whether its value is one of ours. Of the others none makes anything large.
-_SETTINGS = {
+_SETTINGS: dict[str, dict[str, Callable[[Any], bool]]] = {
     "Preprocess": {"scale": _is_scale, "working_height": _is_height},
     "Conv2D": {
         "filters": lambda value: _is_whole(value, MAX_WEIGHTS),
@@ -162,9 +165,10 @@ _SETTINGS = {
 }
 
 
-def _check_weights(file):
+def _check_weights(file: h5py.File) -> None:
     """Walks all links of an HDF5 file; only plain arrays that lie in it are let pass."""
-    numbers, seen, waiting = 0, set(), [file]
+    numbers, waiting = 0, [file]
+    seen: set[int] = set()  # addresses in the file
     while waiting:
         group = waiting.pop()
         for name in group:
@@ -187,10 +191,10 @@ def _check_weights(file):
                 raise _Refused(f"its weights are more than {MAX_WEIGHTS} numbers")
 
 
-def _list(names):
+def _list(names: Iterable[str]) -> str:
     return ", ".join(sorted(names)[:8]) or "none"
 
 
-def _first_line(error):
+def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

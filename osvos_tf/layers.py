@@ -1,5 +1,8 @@
 """The network's own layers: preprocessing, bilinear upsampling with its crop, and the fusion."""
 
+from collections.abc import Iterable, Sequence
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -7,10 +10,12 @@ import tensorflow as tf
 MEAN_BGR = (104.00699, 116.66877, 122.67892)
 CROPS = ("aligned", "center")
 
+Shape = tuple[int | None, int | None, int | None, int]  # batch, height, width, channels
+
 register = keras.saving.register_keras_serializable("osvos_tf")
 
 
-def upsample(maps, stride, size, crop):
+def upsample(maps: tf.Tensor, stride: int, size: tf.Tensor, crop: str) -> tf.Tensor:
     """Enlarges maps by the fixed bilinear filter of a transposed convolution, then crops.
 
     The authors' filter has kernel 2 * stride and sees zeros outside the map. Bilinear resizing of
@@ -37,7 +42,7 @@ def upsample(maps, stride, size, crop):
     return large[:, offset[0] : offset[0] + size[0], offset[1] : offset[1] + size[1], :]
 
 
-def check_crop(crop):
+def check_crop(crop: str) -> str:
     """Returns `crop` if it is a known rule, else raises ValueError."""
     if crop not in CROPS:
         raise ValueError(f"crop must be one of {CROPS}. Received: {crop!r}.")
@@ -56,21 +61,21 @@ class Preprocess(keras.layers.Layer):
             model; `build_predictor` and `segment` read it.
     """
 
-    def __init__(self, scale=1.0, working_height=None, **kwargs):
+    def __init__(self, scale: float = 1.0, working_height: int | None = None, **kwargs: Any):
         super().__init__(**kwargs)
         self.scale = scale
         self.working_height = working_height
 
-    def call(self, images):
+    def call(self, images: tf.Tensor) -> tf.Tensor:
         """Maps [batch, height, width, 3] RGB in 0..255 to float32 BGR of the same shape."""
         bgr = tf.reverse(tf.cast(images, tf.float32), axis=[-1])
         return (bgr - tf.constant(MEAN_BGR)) * self.scale
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         """The shape does not change."""
         return input_shape
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Every constructor argument."""
         return {
             **super().get_config(),
@@ -86,22 +91,22 @@ class Upsample(keras.layers.Layer):
     Called with `[maps, image]`; returns float32 [batch, height, width, channels].
     """
 
-    def __init__(self, stride, crop="aligned", **kwargs):
+    def __init__(self, stride: int, crop: str = "aligned", **kwargs: Any):
         super().__init__(**kwargs)
         self.stride = stride
         self.crop = check_crop(crop)
 
-    def call(self, inputs):
+    def call(self, inputs: Sequence[tf.Tensor]) -> tf.Tensor:
         """See `upsample`."""
         maps, image = inputs
         return upsample(maps, self.stride, tf.shape(image)[1:3], self.crop)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Sequence[Shape]) -> Shape:
         """The image's height and width, the maps' channels."""
         maps, image = input_shape
         return (*image[:3], maps[-1])
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Every constructor argument."""
         return {**super().get_config(), "stride": self.stride, "crop": self.crop}
 
@@ -116,23 +121,23 @@ class ResizeToHeight(keras.layers.Layer):
             where they are whole frames.
     """
 
-    def __init__(self, height, frame_height=None, **kwargs):
+    def __init__(self, height: int, frame_height: int | None = None, **kwargs: Any):
         super().__init__(**kwargs)
         self.height = height
         self.frame_height = frame_height
 
-    def call(self, images):
+    def call(self, images: tf.Tensor) -> tf.Tensor:
         """Maps [batch, height, width, 3] to float32 [batch, scaled height, scaled width, 3]."""
         size = tf.shape(images)[1:3]
         scaled = tf.round(size * self.height / (self.frame_height or size[0]))
         return tf.image.resize(images, tf.maximum(1, tf.cast(scaled, tf.int32)), antialias=True)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         """The height, fixed for whole frames; the width depends on the image."""
         height = self.height if self.frame_height is None else None
         return (input_shape[0], height, None, input_shape[3])
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Every constructor argument."""
         return {
             **super().get_config(),
@@ -145,12 +150,12 @@ class ResizeToHeight(keras.layers.Layer):
 class ResizeLike(keras.layers.Layer):
     """Maps to the height and width of an image; bilinear. Called with `[maps, image]`."""
 
-    def call(self, inputs):
+    def call(self, inputs: Sequence[tf.Tensor]) -> tf.Tensor:
         """Maps [batch, rows, columns, channels] to float32 [batch, height, width, channels]."""
         maps, image = inputs
         return tf.image.resize(maps, tf.shape(image)[1:3])
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Sequence[Shape]) -> Shape:
         """The image's height and width, the maps' channels."""
         maps, image = input_shape
         return (*image[:3], maps[-1])
@@ -167,13 +172,19 @@ class Fuse(keras.layers.Layer):
     [batch, height, width, 1].
     """
 
-    def __init__(self, strides, crop="aligned", kernel_initializer="zeros", **kwargs):
+    def __init__(
+        self,
+        strides: Iterable[int],
+        crop: str = "aligned",
+        kernel_initializer: str | dict[str, Any] | keras.initializers.Initializer = "zeros",
+        **kwargs: Any,
+    ):
         super().__init__(**kwargs)
         self.strides = tuple(strides)
         self.crop = check_crop(crop)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Sequence[Shape]) -> None:
         """One kernel for all sides, in order 2, 3, 4, 5, as the authors' weights have it."""
         channels = sum(shape[-1] for shape in input_shape[:-1])
         self.kernel = self.add_weight(
@@ -182,7 +193,7 @@ class Fuse(keras.layers.Layer):
         self.bias = self.add_weight(name="bias", shape=(1,), initializer="zeros")
         self.built = True
 
-    def call(self, inputs):
+    def call(self, inputs: Sequence[tf.Tensor]) -> tf.Tensor:
         """Reduces, upsamples and adds up the sides."""
         *sides, image = inputs
         size = tf.shape(image)[1:3]
@@ -193,11 +204,11 @@ class Fuse(keras.layers.Layer):
             fused = fused + upsample(reduced, stride, size, self.crop)
         return fused
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Sequence[Shape]) -> Shape:
         """The image's height and width, one channel."""
         return (*input_shape[-1][:3], 1)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Every constructor argument."""
         return {
             **super().get_config(),

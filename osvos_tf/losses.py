@@ -1,11 +1,15 @@
 """Class-balanced cross-entropy on logits, void-aware, and its sum over the network's outputs."""
 
+from collections.abc import Mapping
+
 import tensorflow as tf
 
 NORMALISATIONS = ("sum", "balanced")
 
 
-def class_balanced_cross_entropy(logits, labels, *, normalise="sum"):
+def class_balanced_cross_entropy(
+    logits: tf.Tensor, labels: tf.Tensor, *, normalise: str = "sum"
+) -> tf.Tensor:
     """The loss of the paper (equation 1, after HED), one value per image.
 
     With N+ object, N- background and N = N+ + N- pixels, and l the cross-entropy of one pixel,
@@ -47,7 +51,13 @@ def class_balanced_cross_entropy(logits, labels, *, normalise="sum"):
     )
 
 
-def deep_supervision(outputs, labels, *, side_weight, normalise="sum"):
+def deep_supervision(
+    outputs: Mapping[str, tf.Tensor],
+    labels: tf.Tensor,
+    *,
+    side_weight: float,
+    normalise: str = "sum",
+) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
     """The fused output's loss plus `side_weight` times the four side outputs' (paper, section 3).
 
     Args:

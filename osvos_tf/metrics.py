@@ -15,6 +15,7 @@ or integers that are all 0 or 255. Object pixels are the ones that are not 0.
 
 import itertools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import cv2
@@ -38,6 +39,10 @@ RECALL_THRESHOLD = 0.5
 INSTABILITY_SCALE = 5.0  # brings T near the range of J and F
 
 
+# Measures two bool masks [height, width]; the third is void, or None.
+_Measure = Callable[[np.ndarray, np.ndarray, np.ndarray | None], float]
+
+
 class Statistics(NamedTuple):
     """What a table row says about one sequence; see `statistics`."""
 
@@ -54,7 +59,9 @@ class SequenceScores(NamedTuple):
     T: float
 
 
-def region_similarity(mask, truth, void=None):
+def region_similarity(
+    mask: np.ndarray, truth: np.ndarray, void: np.ndarray | None = None
+) -> float | np.ndarray:
     """Computes J, the intersection over union of two masks (CVPR 2016, section 5, "J").
 
     Args:
@@ -71,7 +78,9 @@ def region_similarity(mask, truth, void=None):
     return _per_frame(_region_similarity, mask, truth, void)
 
 
-def boundary_accuracy(mask, truth, void=None):
+def boundary_accuracy(
+    mask: np.ndarray, truth: np.ndarray, void: np.ndarray | None = None
+) -> float | np.ndarray:
     """Computes F, the F-measure of two masks' boundaries (CVPR 2016, section 5, "F").
 
     A boundary pixel is right if the other boundary passes within 0.8 % of the frame's diagonal
@@ -93,7 +102,7 @@ def boundary_accuracy(mask, truth, void=None):
     return _per_frame(_boundary_accuracy, mask, truth, void)
 
 
-def temporal_instability(masks):
+def temporal_instability(masks: np.ndarray) -> float:
     """Computes T, how much the contour wobbles through a sequence (CVPR 2016, section 5, "T").
 
     Every mask given is compared with the next. For the published protocol pass the annotation
@@ -115,7 +124,7 @@ def temporal_instability(masks):
     return float(INSTABILITY_SCALE * values.mean()) if values.size else math.nan
 
 
-def pair_instability(masks):
+def pair_instability(masks: np.ndarray) -> np.ndarray:
     """Computes the cost of deforming each mask's contour into the next one's.
 
     Args:
@@ -137,7 +146,7 @@ def pair_instability(masks):
     )
 
 
-def statistics(values):
+def statistics(values: np.ndarray) -> Statistics:
     """Sums up the per-frame values of one sequence (CVPR 2016, section 5).
 
     Args:
@@ -163,7 +172,9 @@ def statistics(values):
     )
 
 
-def sequence_scores(masks, truth, void=None):
+def sequence_scores(
+    masks: np.ndarray, truth: np.ndarray, void: np.ndarray | None = None
+) -> SequenceScores:
     """Scores a whole sequence by the DAVIS-2016 protocol.
 
     Frame 0, whose mask was given, and the last frame are not scored. T starts from the
@@ -187,11 +198,16 @@ def sequence_scores(masks, truth, void=None):
     void = None if void is None else _as_mask(void, "void")
     _check_shapes(masks, truth, void)
     arrays = masks[scored], truth[scored], void if void is None else void[scored]
-    instability = temporal_instability(np.concatenate([truth[:1], masks[scored]]))
-    return SequenceScores(region_similarity(*arrays), boundary_accuracy(*arrays), instability)
+    return SequenceScores(
+        J=_over_frames(_region_similarity, *arrays),
+        F=_over_frames(_boundary_accuracy, *arrays),
+        T=temporal_instability(np.concatenate([truth[:1], masks[scored]])),
+    )
 
 
-def object_scores(labels, truth, void_label=255):
+def object_scores(
+    labels: np.ndarray, truth: np.ndarray, void_label: int = 255
+) -> dict[int, SequenceScores]:
     """Scores every object of a sequence of label maps on its own, as DAVIS-2017 does.
 
     The objects are those of the annotations. An id that only the results have is scored nowhere,
@@ -220,7 +236,7 @@ def object_scores(labels, truth, void_label=255):
 # Reading masks
 
 
-def _as_mask(array, name):
+def _as_mask(array: np.ndarray, name: str) -> np.ndarray:
     """Returns the array as bool [height, width] or [frames, height, width]."""
     array = np.asarray(array)
     if array.ndim not in (2, 3) or 0 in array.shape[-2:]:
@@ -234,34 +250,43 @@ def _as_mask(array, name):
     is_object = array != 0
     object_value = 255 if array.dtype.kind in "ui" and array.max(initial=0) == 255 else 1
     if not np.array_equal(is_object, array == object_value):
-        found = np.unique(array)
-        found = ", ".join(map(str, found[:8])) + (", ..." if len(found) > 8 else "")
+        values = np.unique(array)
+        found = ", ".join(map(str, values[:8])) + (", ..." if len(values) > 8 else "")
         raise ValueError(f"{name}: wanted a mask of 0 and 1 (or 0 and 255), got values {found}.")
     return is_object
 
 
-def _check_shapes(mask, truth, void):
+def _check_shapes(mask: np.ndarray, truth: np.ndarray, void: np.ndarray | None) -> None:
     if mask.shape != truth.shape:
         raise ValueError(f"truth: wanted the mask's shape {mask.shape}, got {truth.shape}.")
     if void is not None and mask.shape != void.shape:
         raise ValueError(f"void: wanted the mask's shape {mask.shape}, got {void.shape}.")
 
 
-def _per_frame(measure, mask, truth, void):
-    """Applies `measure(mask, truth, void)` to a frame, or to each frame of a stack."""
+def _per_frame(
+    measure: _Measure, mask: np.ndarray, truth: np.ndarray, void: np.ndarray | None
+) -> float | np.ndarray:
+    """Applies a measure to a frame, or to each frame of a stack."""
     mask, truth = _as_mask(mask, "mask"), _as_mask(truth, "truth")
     void = None if void is None else _as_mask(void, "void")
     _check_shapes(mask, truth, void)
     if mask.ndim == 2:
         return measure(mask, truth, void)
-    voids = [None] * len(mask) if void is None else void
-    return np.array([measure(*frame) for frame in zip(mask, truth, voids, strict=True)])
+    return _over_frames(measure, mask, truth, void)
+
+
+def _over_frames(
+    measure: _Measure, masks: np.ndarray, truths: np.ndarray, voids: np.ndarray | None
+) -> np.ndarray:
+    """Applies a measure to each frame of bool stacks [frames, height, width]: float64 [frames]."""
+    each_void = [None] * len(masks) if voids is None else voids
+    return np.array([measure(*frame) for frame in zip(masks, truths, each_void, strict=True)])
 
 
 # J and F
 
 
-def _region_similarity(mask, truth, void):
+def _region_similarity(mask: np.ndarray, truth: np.ndarray, void: np.ndarray | None) -> float:
     """J of bool arrays [height, width]."""
     if void is not None:
         mask, truth = mask & ~void, truth & ~void
@@ -271,7 +296,7 @@ def _region_similarity(mask, truth, void):
     return intersection / union if union else 1.0
 
 
-def _boundary_accuracy(mask, truth, void):
+def _boundary_accuracy(mask: np.ndarray, truth: np.ndarray, void: np.ndarray | None) -> float:
     """F of bool arrays [height, width]."""
     if void is not None:
         mask, truth = mask & ~void, truth & ~void
@@ -289,17 +314,17 @@ def _boundary_accuracy(mask, truth, void):
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
-def _bounding_box(region):
+def _bounding_box(region: np.ndarray) -> tuple[slice, slice] | None:
     """Returns slices around the True pixels and one pixel more on each side, None if empty."""
-    rows = np.flatnonzero(region.any(axis=1))
-    if not rows.size:
+    filled = np.flatnonzero(region.any(axis=1))
+    if not filled.size:
         return None
-    rows = slice(max(rows[0] - 1, 0), rows[-1] + 2)
-    columns = np.flatnonzero(region[rows].any(axis=0))
-    return rows, slice(max(columns[0] - 1, 0), columns[-1] + 2)
+    rows = slice(max(filled[0] - 1, 0), filled[-1] + 2)
+    filled = np.flatnonzero(region[rows].any(axis=0))
+    return rows, slice(max(filled[0] - 1, 0), filled[-1] + 2)
 
 
-def _packed_boundaries(mask, truth, margin):
+def _packed_boundaries(mask: np.ndarray, truth: np.ndarray, margin: int) -> np.ndarray:
     """Returns the boundary maps of two bool crops, 64 pixels a word: uint64 [2, rows, words].
 
     A pixel is on the boundary if it differs from its right, lower or lower right neighbour.
@@ -323,7 +348,7 @@ def _packed_boundaries(mask, truth, margin):
     return boundaries
 
 
-def _dilate(maps, radius):
+def _dilate(maps: np.ndarray, radius: int) -> np.ndarray:
     """Dilates packed maps by the disk dx^2 + dy^2 <= radius^2, within their own rows.
 
     From the disk's top row to its middle the rows only grow: so widen the whole map step by
@@ -342,7 +367,7 @@ def _dilate(maps, radius):
     return dilated
 
 
-def _widen(maps, step):
+def _widen(maps: np.ndarray, step: int) -> np.ndarray:
     """ORs packed maps with themselves moved `step` (< 64) pixels to both sides.
 
     All rows are one long string of bits; the zeros between them keep rows apart.
@@ -354,7 +379,7 @@ def _widen(maps, step):
     return wide.reshape(maps.shape)
 
 
-def _count_bits(words):
+def _count_bits(words: np.ndarray) -> int:
     return int(cv2.norm(words.view(np.uint8), cv2.NORM_HAMMING))
 
 
@@ -389,21 +414,24 @@ class _Piece(NamedTuple):
 
     origin: int
     end: int
-    corners: list
+    corners: list[int]
 
-    def other_end(self, node):
+    def other_end(self, node: int) -> int:
         return self.end if node == self.origin else self.origin
 
-    def leaves_horizontally(self, node):
+    def leaves_horizontally(self, node: int) -> bool:
         """Whether the crack next to the node is horizontal."""
         near = self.corners[:2] if node == self.origin else self.corners[-2:]
         return abs(near[0] - near[1]) == 1
 
-    def walked_from(self, node):
+    def walked_from(self, node: int) -> list[int]:
         return self.corners if node == self.origin else self.corners[::-1]
 
 
-def _main_polygon(mask):
+_Curve = list[tuple[int, _Piece]]  # its pieces in order, with the node that each one leaves from
+
+
+def _main_polygon(mask: np.ndarray) -> np.ndarray | None:
     """Returns the polygon with the most vertices around a region or hole, None if there is none.
 
     Returns float64 [entries, 2], (row, column) of pixel corners, the first one repeated at the
@@ -413,7 +441,8 @@ def _main_polygon(mask):
     if box is None:
         return None
     offset = np.array([side.start for side in box])
-    polygon, rank = None, (3, 1)  # more than three entries, else the polygon has no inside
+    polygon: np.ndarray | None = None
+    rank = (3, 1)  # more than three entries, else the polygon has no inside
     curves = _closed_curves(mask[box])
     for number in sorted(range(len(curves)), key=lambda number: -len(curves[number])):
         if len(curves[number]) < rank[0]:
@@ -424,7 +453,7 @@ def _main_polygon(mask):
     return None if polygon is None else polygon + offset
 
 
-def _simplified(corners, mask):
+def _simplified(corners: list[int], mask: np.ndarray) -> np.ndarray:
     """Turns a closed curve around a region or hole of the mask into an oriented polygon."""
     curve = np.stack(np.divmod(corners, mask.shape[1] + 1), axis=1)
     top_left = curve[np.argmin(corners)]  # the pixel below and right of it lies inside
@@ -437,7 +466,7 @@ def _simplified(corners, mask):
     return vertices / 2
 
 
-def _closed_curves(mask):
+def _closed_curves(mask: np.ndarray) -> list[list[int]]:
     """Returns the curves around all regions and holes: lists of corners, the first repeated.
 
     First come the pieces from crossing to crossing, then the curves without a crossing, whose
@@ -446,9 +475,9 @@ def _closed_curves(mask):
     cracks, steps = _cracks(mask)
     nodes = {corner: node for node, corner in enumerate(np.flatnonzero(cracks == 0b1111).tolist())}
     free = bytearray(cracks)  # the cracks at each corner that no piece has used
-    pieces = []
+    pieces: list[_Piece] = []
 
-    def add_piece(corner, direction):
+    def add_piece(corner: int, direction: int) -> None:
         if free[corner] & 1 << direction:
             corners = _follow(corner, direction, free, steps, nodes)
             pieces.append(_Piece(nodes[corners[0]], nodes[corners[-1]], corners))
@@ -463,7 +492,13 @@ def _closed_curves(mask):
     return [_joined(curve) for curve in _assembled(pieces, len(nodes))]
 
 
-def _follow(corner, direction, free, steps, nodes):
+def _follow(
+    corner: int,
+    direction: int,
+    free: bytearray,
+    steps: tuple[int, int, int, int],
+    nodes: dict[int, int],
+) -> list[int]:
     """Uses up free cracks from one node to the next; returns the corners passed."""
     corners = [corner]
     while True:
@@ -476,7 +511,7 @@ def _follow(corner, direction, free, steps, nodes):
         direction = free[corner].bit_length() - 1  # the only way on
 
 
-def _cracks(mask):
+def _cracks(mask: np.ndarray) -> tuple[np.ndarray, tuple[int, int, int, int]]:
     """Returns which ways a crack leaves each corner, and what a step that way adds to it.
 
     Cracks: uint8 [(height + 1) * (width + 1)], bit d set for direction d.
@@ -490,28 +525,29 @@ def _cracks(mask):
     return cracks.ravel(), (1, stride, -1, -stride)
 
 
-def _assembled(pieces, node_count):
+def _assembled(pieces: list[_Piece], node_count: int) -> list[_Curve]:
     """Joins pieces to closed curves that never cross themselves or each other.
 
     Returns lists of (node, piece): the pieces in order, with the node that each one leaves from.
     """
-    unused = [[] for _ in range(node_count)]  # piece numbers, ascending
+    unused: list[list[int]] = [[] for _ in range(node_count)]  # piece numbers, ascending
     for number, piece in enumerate(pieces):
         for node in {piece.origin, piece.end}:
             unused[node].append(number)
     order = list(range(node_count - 1, -1, -1))
     if node_count in _REORDERED_NODE_COUNTS:
         order = order[:1] + order[:0:-1]
-    curves = []
+    curves: list[_Curve] = []
     for node in order:
         while unused[node]:
             curves += _walk(node, pieces, unused)
     return curves
 
 
-def _walk(node, pieces, unused):
+def _walk(node: int, pieces: list[_Piece], unused: list[list[int]]) -> list[_Curve]:
     """Walks unused pieces from the node until back there; cuts off each loop that closes."""
-    loops, walk = [], {}  # the walk, in order: node -> the piece it leaves by
+    loops: list[_Curve] = []
+    walk: dict[int, _Piece] = {}  # in order: node -> the piece it leaves by
     while True:
         number = unused[node][0]
         if walk:  # never go straight through a crossing
@@ -532,7 +568,7 @@ def _walk(node, pieces, unused):
                 return loops
 
 
-def _joined(curve):
+def _joined(curve: _Curve) -> list[int]:
     """Returns the corners along a closed curve of (node, piece), the first one repeated."""
     node, piece = curve[0]
     corners = piece.walked_from(node)[:1]
@@ -541,7 +577,7 @@ def _joined(curve):
     return corners
 
 
-def _radial_thinning(points, tolerance):
+def _radial_thinning(points: np.ndarray, tolerance: float) -> np.ndarray:
     """Drops each point nearer than the tolerance to the last one kept; keeps both ends."""
     kept = [0]
     rows, columns = points.T.tolist()
@@ -553,7 +589,7 @@ def _radial_thinning(points, tolerance):
     return points[[*kept, len(points) - 1]]
 
 
-def _farthest_point_thinning(points, tolerance):
+def _farthest_point_thinning(points: np.ndarray, tolerance: float) -> np.ndarray:
     """Simplifies a polyline by Douglas and Peucker's rule, all its segments at once.
 
     Splits each segment at the point farthest from it (the later one of equals) as long as that
@@ -573,7 +609,7 @@ def _farthest_point_thinning(points, tolerance):
         kept[chosen] = True
 
 
-def _squared_distance(points, starts, ends):
+def _squared_distance(points: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """Squared distances of points from segments; the foot's place is rounded to float32."""
     along, offset = ends - starts, points - starts
     projection, length = (offset * along).sum(axis=1), (along * along).sum(axis=1)
@@ -584,7 +620,7 @@ def _squared_distance(points, starts, ends):
     return ((points - foot) ** 2).sum(axis=1)
 
 
-def _turning_area(vertices):
+def _turning_area(vertices: np.ndarray) -> float:
     """Twice the area of a polygon of (row, column), positive if it runs clockwise on screen."""
     following = np.roll(vertices, -1, axis=0)
     return ((following[:, 0] - vertices[:, 0]) * (following[:, 1] + vertices[:, 1])).sum()
@@ -593,7 +629,7 @@ def _turning_area(vertices):
 # T, step 2: from a polygon to shape contexts
 
 
-def _contour_samples(mask):
+def _contour_samples(mask: np.ndarray) -> np.ndarray | None:
     """Returns points along the mask's main polygon: float64 [samples, 2], or None."""
     vertices = _main_polygon(mask)
     if vertices is None:
@@ -606,7 +642,7 @@ def _contour_samples(mask):
     return np.concatenate(samples)
 
 
-def _shape_contexts(samples):
+def _shape_contexts(samples: np.ndarray | None) -> np.ndarray | None:
     """Describes each sample by where the others lie, as a histogram over 5 rings x 12 sectors.
 
     Belongie et al., "Shape Matching and Object Recognition Using Shape Contexts", PAMI 2002.
@@ -627,7 +663,7 @@ def _shape_contexts(samples):
     return counts / (counts.sum(axis=0) + _EPSILON)
 
 
-def _angle(rows, columns):
+def _angle(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """Angles of the vectors (row, column) from the row axis: float64 in 0..2 pi.
 
     Many contour points share a row or a column, or almost do: they lie on the edge between two
@@ -653,7 +689,7 @@ def _angle(rows, columns):
 # T, step 3: the cheapest deformation of one contour into the next
 
 
-def _deformation_cost(contexts, next_contexts):
+def _deformation_cost(contexts: np.ndarray | None, next_contexts: np.ndarray | None) -> float:
     """Mean cost of the one-to-one pairs on the best cyclic matching; NaN without contours."""
     if contexts is None or next_contexts is None:
         return math.nan
@@ -668,13 +704,13 @@ def _deformation_cost(contexts, next_contexts):
     return float(costs[tuple(path.T)].mean())
 
 
-def _first_cheapest(nodes, costs):
+def _first_cheapest(nodes: np.ndarray, costs: np.ndarray) -> np.ndarray:
     """Returns, for each different node in ascending order, where its cost is lowest."""
     order = np.lexsort((costs, nodes))
     return order[np.diff(nodes[order], prepend=-1) > 0]
 
 
-def _histogram_costs(contexts, next_contexts):
+def _histogram_costs(contexts: np.ndarray, next_contexts: np.ndarray) -> np.ndarray:
     """Chi-squared distances between the columns of two [60, samples].
 
     Most bins are empty, and to an empty bin the distance is the same for every row.
@@ -693,7 +729,7 @@ def _histogram_costs(contexts, next_contexts):
     return costs / 2
 
 
-def _cheapest_path(costs):
+def _cheapest_path(costs: np.ndarray) -> np.ndarray:
     """Finds the path through a grid, first node to last, whose nodes' costs sum up least.
 
     Steps go one row on, one column on, or both; the start costs nothing. Where two ways to a
@@ -716,7 +752,7 @@ def _cheapest_path(costs):
     return np.array(path)
 
 
-def _distances(costs):
+def _distances(costs: np.ndarray) -> np.ndarray:
     """Returns the least sum of costs up to each node: float64 [rows + 1, columns + 1].
 
     Row 0 and column 0 lie before the grid, infinitely far. Nodes on one antidiagonal don't
@@ -738,20 +774,21 @@ def _distances(costs):
     return distances
 
 
-def _cheapest_path_by_queue(costs):
+def _cheapest_path_by_queue(costs: np.ndarray) -> np.ndarray:
     """Finds the same path by Dijkstra's algorithm, with the reference's order among equals."""
     rows, columns = costs.shape
     corner = rows * columns - 1
-    costs = costs.ravel().tolist()
-    distances, parents = [math.inf] * len(costs), {}
+    cost_of: list[float] = costs.ravel().tolist()
+    distances = [math.inf] * len(cost_of)
+    parents: dict[int, int] = {}
     distances[0] = 0.0
     queue = _NodeQueue(distances)
     queue.rise(0)
     while (node := queue.pop()) != corner:
         down, right = node + columns <= corner, (node + 1) % columns > 0
         for allowed, step in ((right, 1), (down, columns), (right and down, columns + 1)):
-            if allowed and distances[node] + costs[node + step] < distances[node + step]:
-                distances[node + step] = distances[node] + costs[node + step]
+            if allowed and distances[node] + cost_of[node + step] < distances[node + step]:
+                distances[node + step] = distances[node] + cost_of[node + step]
                 parents[node + step] = node
                 queue.rise(node + step)
     path = [corner]
@@ -763,12 +800,12 @@ def _cheapest_path_by_queue(costs):
 class _NodeQueue:
     """A 4-ary heap of nodes, nearest first, that serves equals in the reference's order."""
 
-    def __init__(self, distances):
+    def __init__(self, distances: list[float]):
         self.distances = distances  # of each node; the caller lowers them
-        self.heap = []
-        self.place = {}  # of each node in the heap
+        self.heap: list[int] = []
+        self.place: dict[int, int] = {}  # of each node in the heap
 
-    def rise(self, node):
+    def rise(self, node: int) -> None:
         """Takes in a new node, or one whose distance is lower now: up past all farther ones."""
         heap, place, distances = self.heap, self.place, self.distances
         i = place.get(node, len(heap))
@@ -780,7 +817,7 @@ class _NodeQueue:
             i = (i - 1) // 4
         heap[i], place[node] = node, i
 
-    def pop(self):
+    def pop(self) -> int:
         """Takes out the first node; the last one sinks from there past each nearer child."""
         heap, place, distances = self.heap, self.place, self.distances
         first, node = heap[0], heap.pop()

@@ -8,6 +8,8 @@ import csv
 import dataclasses
 import io
 import math
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -34,12 +36,12 @@ class SequenceResult:
     expected: tuple[str, ...]
 
     @property
-    def remark(self):
+    def remark(self) -> str:
         """What a table must say about a partial result; empty where all frames are scored."""
         frames, expected = len(self.frames), len(self.expected)
         return "" if frames == expected else f"partial: {frames} of {expected} frames"
 
-    def measures(self):
+    def measures(self) -> tuple[float, ...]:
         """Returns the seven values of `MEASURES`, as fractions."""
         return (
             *metrics.statistics(self.scores.J),
@@ -48,7 +50,10 @@ class SequenceResult:
         )
 
 
-def summarise(results):
+Results = Mapping[str, Sequence[SequenceResult]]  # by method
+
+
+def summarise(results: Sequence[SequenceResult]) -> tuple[float, ...]:
     """Returns a method's seven values: the plain means over its sequences.
 
     T is averaged over the benchmark's stable sequences where there are any among them, else over
@@ -64,19 +69,21 @@ def summarise(results):
     return (*rows[:, :-1].mean(axis=0).tolist(), float(known.mean()) if known.size else math.nan)
 
 
-def sequences_in_T(results):
+def sequences_in_T(results: Iterable[SequenceResult]) -> set[str]:
     """Returns the names of the sequences that count towards a method's T."""
     names = {result.sequence for result in results}
     return names & set().union(*metrics.STABLE_SEQUENCES.values()) or names
 
 
-def left_out(results, sequences):
+def left_out(results: Iterable[SequenceResult], sequences: Iterable[str]) -> list[str]:
     """Returns which of the `sequences` a method has no result for, in their order."""
     scored = {result.sequence for result in results}
     return [name for name in sequences if name not in scored]
 
 
-def worst_frames(results, count=8, per_sequence=2):
+def worst_frames(
+    results: Results, count: int = 8, per_sequence: int = 2
+) -> list[tuple[str, SequenceResult, int]]:
     """Chooses the frames that are worth a look: the lowest J over all methods.
 
     Of one sequence there are at most `per_sequence`, and of one method in it they are at least an
@@ -99,7 +106,7 @@ def worst_frames(results, count=8, per_sequence=2):
         ),
         key=lambda choice: (choice[1].scores.J[choice[2]], choice[1].scores.F[choice[2]]),
     )
-    chosen = []
+    chosen: list[tuple[str, SequenceResult, int]] = []
     for method, result, index in ranked:
         place = result.expected.index(result.frames[index])
         same = [other for other in chosen if other[1].sequence == result.sequence]
@@ -115,7 +122,7 @@ def worst_frames(results, count=8, per_sequence=2):
     return chosen
 
 
-def csv_tables(results):
+def csv_tables(results: Results) -> dict[str, str]:
     """Returns file name -> text of `global.csv`, `per_sequence.csv` and `per_frame.csv`.
 
     Values are fractions; a cell is empty where there is no value, as for T of a partial result.
@@ -123,7 +130,7 @@ def csv_tables(results):
     Args:
         results: dict of method name -> list of `SequenceResult`.
     """
-    tables = {
+    tables: dict[str, tuple[Sequence[str], Sequence[Sequence[object]]]] = {
         "global.csv": (
             ("method", *MEASURES),
             [(method, *summarise(rows)) for method, rows in results.items()],
@@ -145,7 +152,7 @@ def csv_tables(results):
     return {name: _csv(header, rows) for name, (header, rows) in tables.items()}
 
 
-def write(out, texts):
+def write(out: pathlib.Path, texts: dict[str, str]) -> None:
     """Writes text files together: none of them changes before all are on the disk.
 
     Args:
@@ -158,7 +165,7 @@ def write(out, texts):
             temporary.write_text(texts[name], encoding="utf-8", newline="\n")
 
 
-def format_table(results, sequences=()):
+def format_table(results: Results, sequences: Iterable[str] = ()) -> str:
     """Returns a table for the terminal: a line for each method and sequence, then the means.
 
     Args:
@@ -183,7 +190,7 @@ def format_table(results, sequences=()):
     return "\n".join(lines)
 
 
-def _csv(header, rows):
+def _csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
@@ -191,7 +198,7 @@ def _csv(header, rows):
     return text.getvalue()
 
 
-def _cell(value):
+def _cell(value: object) -> object:
     if isinstance(value, float):
         return "" if math.isnan(value) else f"{value:.6f}"
     return value

@@ -6,9 +6,12 @@ Every name is escaped: methods and sequences are called what users call them.
 
 import base64
 import dataclasses
+import datetime
 import io
 import math
 import pathlib
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import cv2
 import jinja2
@@ -62,7 +65,16 @@ class Example:
     truth: np.ndarray
 
 
-def render(results, sequences, examples, *, split, resolution, date, version):
+def render(
+    results: report.Results,
+    sequences: Sequence[str],
+    examples: Iterable[Example],
+    *,
+    split: str,
+    resolution: str,
+    date: datetime.date,
+    version: str,
+) -> str:
     """Returns the page as HTML text.
 
     Args:
@@ -108,7 +120,7 @@ def render(results, sequences, examples, *, split, resolution, date, version):
     )
 
 
-def _methods(results, sequences):
+def _methods(results: report.Results, sequences: Sequence[str]) -> list[dict[str, Any]]:
     """What the page says of each method, in their order."""
     methods = []
     for number, (name, rows) in enumerate(results.items()):
@@ -131,7 +143,7 @@ def _methods(results, sequences):
     return methods
 
 
-def _best(methods):
+def _best(methods: Sequence[dict[str, Any]]) -> list[float | None]:
     """Returns for each measure the best value as printed; None where methods cannot be compared.
 
     Methods are compared if there are several and all were scored on the same frames.
@@ -148,7 +160,7 @@ def _best(methods):
     ]
 
 
-def _chart(sequence, methods):
+def _chart(sequence: str, methods: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Lays out J over time for one sequence: lines, ticks, and the same in words."""
     rows = {m["name"]: m["rows"][sequence] for m in methods if sequence in m["rows"]}
     names = next(iter(rows.values())).expected
@@ -179,7 +191,7 @@ def _chart(sequence, methods):
     }
 
 
-def _path(points):
+def _path(points: Iterable[tuple[int, float, float]]) -> str:
     """Returns SVG path data through (place, x, y) points, with a gap where a place is missing."""
     steps, before = [], None
     for place, x, y in points:
@@ -190,7 +202,7 @@ def _path(points):
     return "".join(steps)
 
 
-def _pictures(example, methods):
+def _pictures(example: Example, methods: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Paints an example and packs its three pictures into the page."""
     height, width = example.truth.shape
     scale = min(_PICTURE_SIZE[0] / width, _PICTURE_SIZE[1] / height)
@@ -215,7 +227,7 @@ def _pictures(example, methods):
     }
 
 
-def _data_uri(picture):
+def _data_uri(picture: np.ndarray) -> str:
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "JPEG", quality=_JPEG_QUALITY, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -14,6 +14,7 @@ All functions take one frame at a time and are deterministic.
 """
 
 import warnings
+from collections.abc import Callable
 from typing import NamedTuple
 
 import cv2
@@ -43,7 +44,7 @@ _TINY = 1e-12  # squared length of a residual that is nothing but rounding
 _BLUNTNESS = 0.25  # square pixels that blur an arc, so that a short one has little direction
 
 
-def ucm(contours):
+def ucm(contours: np.ndarray) -> np.ndarray:
     """Builds the ultrametric contour map: how strong a contour separates neighbouring pixels.
 
     The oriented watershed transform and ultrametric contour map of Arbelaez et al., "Contour
@@ -79,7 +80,7 @@ def ucm(contours):
     return grid
 
 
-def superpixels(ucm, threshold=UCM_THRESHOLD):
+def superpixels(ucm: np.ndarray, threshold: float = UCM_THRESHOLD) -> np.ndarray:
     """Cuts an ultrametric contour map: pixels with no stronger contour between them are one.
 
     Args:
@@ -102,7 +103,7 @@ def superpixels(ucm, threshold=UCM_THRESHOLD):
     return _components(ucm <= threshold)
 
 
-def majority_vote(mask, labels, refine=False):
+def majority_vote(mask: np.ndarray, labels: np.ndarray, refine: bool = False) -> np.ndarray:
     """Makes each superpixel object if more than half of its pixels are; a tie is background.
 
     Args:
@@ -133,7 +134,7 @@ def majority_vote(mask, labels, refine=False):
     return ((share > high)[labels] | (mixed[labels] & mask)).view(np.uint8)
 
 
-def bilateral(probability, frame):
+def bilateral(probability: np.ndarray, frame: np.ndarray) -> np.ndarray:
     """Smooths a probability where the frame is smooth, so that its edges move to the frame's.
 
     The fast bilateral solver of Barron and Poole, ECCV 2016: pixels that are close in place and
@@ -164,7 +165,7 @@ def bilateral(probability, frame):
 # Reading arguments
 
 
-def _as_probability(array, name):
+def _as_probability(array: np.ndarray, name: str) -> np.ndarray:
     """Returns the array as float32 [height, width], all values in 0..1."""
     array = np.asarray(array)
     if array.ndim != 2 or not array.size or array.dtype.kind != "f":
@@ -177,7 +178,7 @@ def _as_probability(array, name):
     return np.clip(array, 0, 1).astype(np.float32)
 
 
-def _as_mask(array):
+def _as_mask(array: np.ndarray) -> np.ndarray:
     """Returns the mask as bool [height, width]."""
     array = np.asarray(array)
     if array.ndim != 2 or not array.size:
@@ -194,34 +195,34 @@ def _as_mask(array):
 # and its right neighbour, row by row, then those between a pixel and its lower neighbour.
 
 
-def _ends(image):
+def _ends(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns what the image holds at the first and at the second end of each edge."""
     first = image[:, :-1].ravel(), image[:-1].ravel()
     second = image[:, 1:].ravel(), image[1:].ravel()
     return np.concatenate(first), np.concatenate(second)
 
 
-def _to_right_and_down(edges, shape):
+def _to_right_and_down(edges: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Splits a list of edges: to the right [height, width - 1], down [height - 1, width]."""
     height, width = shape
     right, down = np.split(edges, [height * (width - 1)])
     return right.reshape(height, width - 1), down.reshape(height - 1, width)
 
 
-def _double_grid(edges, shape):
+def _double_grid(edges: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Returns [2 * height + 1, 2 * width + 1], 0 but for the cells between two pixels."""
     grid = np.zeros((2 * shape[0] + 1, 2 * shape[1] + 1), edges.dtype)
     grid[1::2, 2:-1:2], grid[2:-1:2, 1::2] = _to_right_and_down(edges, shape)
     return grid
 
 
-def _components(is_open):
+def _components(is_open: np.ndarray) -> np.ndarray:
     """Labels the pixels of a bool double grid: int32 [height, width], from 1."""
     _, labels = cv2.connectedComponents(is_open.view(np.uint8), connectivity=4, ltype=cv2.CV_32S)
     return labels[1::2, 1::2].copy()
 
 
-def _joined(is_open, shape):
+def _joined(is_open: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Labels the pixels by which edges join them: int32 [height, width], from 1."""
     grid = _double_grid(is_open, shape)
     grid[1::2, 1::2] = True
@@ -231,7 +232,7 @@ def _joined(is_open, shape):
 # The ultrametric contour map
 
 
-def _watershed(contours):
+def _watershed(contours: np.ndarray) -> np.ndarray:
     """Labels the map's basins: int32 [height, width], from 1.
 
     The watershed cut of Cousty et al., PAMI 2009. A drop of water leaves its pixel over the
@@ -254,7 +255,7 @@ def _watershed(contours):
     return _joined(is_open, contours.shape)
 
 
-def _lowest_edge(heights, shape):
+def _lowest_edge(heights: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Returns the height of each pixel's lowest edge."""
     lowest = np.full(shape, np.inf, heights.dtype)
     right, down = _to_right_and_down(heights, shape)
@@ -279,7 +280,7 @@ class _Arcs(NamedTuple):
     regions: np.ndarray
 
 
-def _find_arcs(regions):
+def _find_arcs(regions: np.ndarray) -> _Arcs:
     """Returns the `_Arcs` of labelled regions, int32 [height, width] from 1."""
     ends = _ends(regions - 1)
     edges = np.flatnonzero(ends[0] != ends[1])
@@ -290,7 +291,7 @@ def _find_arcs(regions):
     return _Arcs(edges, arc, np.stack(np.divmod(pairs, count)))
 
 
-def _arc_strength(contours, arcs):
+def _arc_strength(contours: np.ndarray, arcs: _Arcs) -> np.ndarray:
     """Returns how strong the contour is along each arc on average, float64 [arcs].
 
     Basins meet on the ridges between them, but also beside a strong ridge, across its slope. The
@@ -300,7 +301,7 @@ def _arc_strength(contours, arcs):
     """
     lengths = np.bincount(arcs.arc)
 
-    def mean(values):
+    def mean(values: np.ndarray) -> np.ndarray:
         return np.bincount(arcs.arc, values) / lengths
 
     height, width = contours.shape
@@ -323,7 +324,7 @@ def _arc_strength(contours, arcs):
     return mean(strength * np.sqrt(1 - np.minimum(turn, 2) / 2))
 
 
-def _ridge_direction(contours):
+def _ridge_direction(contours: np.ndarray) -> np.ndarray:
     """Returns the direction of the least downward curvature: complex64 [height, width]."""
     smooth = cv2.sepFilter2D(
         contours, cv2.CV_32F, _RIDGE_BLUR, _RIDGE_BLUR, borderType=cv2.BORDER_REFLECT
@@ -332,7 +333,7 @@ def _ridge_direction(contours):
     return xx - yy + 2j * xy
 
 
-def _merging_strength(arcs, strength):
+def _merging_strength(arcs: _Arcs, strength: np.ndarray) -> np.ndarray:
     """Returns the strength at which each arc disappears, float64 [arcs].
 
     The two regions with the weakest arc merge; arcs that become one have the mean strength,
@@ -349,16 +350,17 @@ def _merging_strength(arcs, strength):
 # The bilateral solver
 
 
-def _bilateral_grid(frame):
+def _bilateral_grid(frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Bins the pixels by place and colour.
 
     Returns:
         The vertex of each pixel, int [pixels], and the neighbours of each vertex, one bin away
         in one of the five dimensions: int [10, vertices]. The number of vertices stands for none.
     """
-    rows, columns = np.indices(frame.shape[:2], sparse=True)
+    rows, columns = np.ogrid[: frame.shape[0], : frame.shape[1]]
     luma, red, blue = cv2.split(cv2.cvtColor(frame, cv2.COLOR_RGB2YCrCb))
-    keys, stride, strides = np.zeros(luma.shape, np.int64), 1, []
+    keys, stride = np.zeros(luma.shape, np.int64), 1
+    strides: list[int] = []
     for coordinate, sigma in (
         (blue, SIGMA_CHROMA),
         (red, SIGMA_CHROMA),
@@ -380,7 +382,7 @@ def _bilateral_grid(frame):
     return vertices, neighbours
 
 
-def _solve(vertices, neighbours, probability):
+def _solve(vertices: np.ndarray, neighbours: np.ndarray, probability: np.ndarray) -> np.ndarray:
     """Returns the vertices' values, float32: smooth, and close to their pixels' probability.
 
     The values x solve (lambda (D - N B N) + C) x = C p: B adds a vertex and its neighbours up, the
@@ -390,14 +392,14 @@ def _solve(vertices, neighbours, probability):
     count = neighbours.shape[1]
     confidence = np.maximum(np.abs(2 * probability - 1), CONFIDENCE_FLOOR)
 
-    def splat(values):
+    def splat(values: np.ndarray | None) -> np.ndarray:
         return np.bincount(vertices, values, count).astype(np.float32)
 
-    def blur(values):
+    def blur(values: np.ndarray) -> np.ndarray:
         around = np.append(values, np.float32(0))[neighbours]
         return len(neighbours) * values + around.sum(axis=0)
 
-    def system(values):
+    def system(values: np.ndarray) -> np.ndarray:
         roughness = sizes * values - scale * blur(scale * values)
         return SMOOTHNESS * roughness + data * values
 
@@ -411,7 +413,12 @@ def _solve(vertices, neighbours, probability):
     return _conjugate_gradients(system, diagonal, wanted, wanted / data)
 
 
-def _conjugate_gradients(system, diagonal, wanted, values):
+def _conjugate_gradients(
+    system: Callable[[np.ndarray], np.ndarray],
+    diagonal: np.ndarray,
+    wanted: np.ndarray,
+    values: np.ndarray,
+) -> np.ndarray:
     """Solves system(values) = wanted, from `values` on, as far as `SOLVER_STEPS` lead.
 
     Args:

@@ -4,7 +4,7 @@ All pictures are uint8 RGB [height, width, 3]; functions return new arrays. The 
 set of Okabe and Ito, which readers with any colour vision tell apart.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import cv2
@@ -197,7 +197,9 @@ def _require_mask(mask: np.ndarray, frame: np.ndarray, name: str) -> np.ndarray:
     return mask == 1
 
 
-def _require_grid(rows, row_labels, column_labels) -> tuple[int, int]:
+def _require_grid(
+    rows: Sequence[Sequence[np.ndarray]], row_labels: Sequence[str], column_labels: Sequence[str]
+) -> tuple[int, int]:
     """Returns (height, width) of the pictures."""
     shapes = {picture.shape for row in rows for picture in row}
     if len(shapes) != 1:
@@ -221,14 +223,14 @@ def _tint(
     return tinted
 
 
-def _grow(mask: np.ndarray, pixels: int, operation) -> np.ndarray:
+def _grow(mask: np.ndarray, pixels: int, operation: Callable[..., np.ndarray]) -> np.ndarray:
     """Erodes or dilates a bool mask by `pixels`, roundly."""
     brush = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * pixels + 1, 2 * pixels + 1))
     return operation(mask.astype(np.uint8), brush).astype(bool)
 
 
 @lru_cache(maxsize=32)
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     """Returns the typeface inside Pillow; OpenCV's changed between its versions 4 and 5."""
     return ImageFont.load_default(size)
 
