@@ -41,7 +41,7 @@ def read_split(root: str | os.PathLike[str], split: str = "train") -> Sequence:
         if not folder.is_dir():
             raise InputError(
                 f"No folder {folder}. BSDS500 holds images/{split} and groundTruth/{split}. Check "
-                "--bsds and --split."
+                "its folder and the split."
             )
     frames = []
     for image in sorted(images.glob("*.jpg")):

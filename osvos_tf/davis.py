@@ -61,8 +61,8 @@ def read_split(
         if not folder.is_dir():
             raise InputError(
                 f"No folder {folder}. A DAVIS root holds JPEGImages/{resolution} and "
-                f"Annotations/{resolution}; found in {root}: {_listing(root)}. Check --davis and "
-                "--resolution."
+                f"Annotations/{resolution}; found in {root}: {_listing(root)}. Check its folder "
+                "and the resolution."
             )
     path = _find_list(root, split, resolution)
     lines = _read_lines(path)

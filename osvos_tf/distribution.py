@@ -72,7 +72,7 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
     workers, _ = cluster()
     if name == "multi_worker" and not workers:
         raise InputError(
-            f"--strategy=multi_worker needs the environment variable {_KEY}, which lists all "
+            f"The strategy multi_worker needs the environment variable {_KEY}, which lists all "
             f"workers and says which one this is, for example {_EXAMPLE}"
         )
     if name == "multi_worker" or (name == "auto" and len(workers) > 1):

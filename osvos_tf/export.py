@@ -270,7 +270,7 @@ def _versions(folder):
 def _taken(folder, version):
     return (
         f"Version {version} of {folder} exists. A server may be using it, so it is not replaced: "
-        "leave --version out to take the next number."
+        "leave `version` out to take the next number."
     )
 
 

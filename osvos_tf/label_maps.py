@@ -44,14 +44,14 @@ def read_folder(
     image_root, map_root = (pathlib.Path(images), root) if images else _layout(root)
     for folder in (image_root, map_root):
         if not folder.is_dir():
-            raise InputError(f"No folder {folder}. Check --label_maps and --images.")
+            raise InputError(f"No folder {folder}. Check where the label maps and `images` are.")
     found, maps = _named(image_root, _IMAGES), _named(map_root, _MAPS)
     names = sorted(found.keys() & maps.keys())
     if not names:
         raise InputError(
             f"{len(found)} images in {image_root} and {len(maps)} label maps in {map_root}, but no "
             "two with one name. Wanted NAME.jpg and NAME.png (or .mat), in folders images/ and "
-            "labels/ or side by side; --images names another folder of images."
+            "labels/ or side by side; `images` names another folder of images."
         )
     return Sequence(root.resolve().name, tuple(Frame(n, found[n], maps[n]) for n in names))
 

@@ -183,7 +183,7 @@ class _Client(abc.ABC):
         )
         hint = "export_saved_model writes such models"
         if wanted_output == "contours":
-            hint += "; with --contour they have contours"
+            hint += ", with contours where it is given a contour network"
         raise InputError(
             f"{self._where} is another kind of model: wanted the signature {name!r} with "
             f"{wanted_input} -> {wanted_output}, found {found or 'none'}. {hint}."

@@ -64,7 +64,7 @@ def write_records(
     out = ensure_writable(out)
     frames = [(sequence.name, frame) for sequence in sequences for frame in sequence.frames]
     if not 1 <= shards <= len(frames):
-        raise InputError(f"--shards must be in 1..{len(frames)} (the frames). Received: {shards}.")
+        raise InputError(f"`shards` must be in 1..{len(frames)} (the frames). Received: {shards}.")
     _clear(out, split)
     examples = iter(progress(_examples(frames, height, read_mask)))
     try:
@@ -106,7 +106,7 @@ def read_manifest(records, *, allow_cut=False):
     if not path.is_file():
         raise InputError(
             f"No {MANIFEST} in {records}. Wanted a folder that davis_to_tfrecord has finished; run "
-            "it (again) with --out set to this folder."
+            "it (again) into this folder."
         )
     try:
         manifest = read_json(path)
@@ -204,7 +204,7 @@ def load_records(records, *, skip_corrupt=False):
         if damaged and not skip_corrupt:
             raise InputError(
                 f"Damaged records in {records}: {damaged[0]}. Convert again, or leave such frames "
-                "out with --skip_corrupt."
+                "out with `skip_corrupt`."
             )
         examples += whole
         lost += damaged
@@ -423,7 +423,7 @@ def _write_shard(path, examples):
                     writer.write(example)
         except tf.errors.OpError as error:
             raise InputError(
-                f"Cannot write {path}: {error.message}. Make room, or name another --out."
+                f"Cannot write {path}: {error.message}. Make room, or name another folder."
             ) from error
         content = temporary.read_bytes()
     return {
@@ -443,11 +443,11 @@ def _clear(out, split):
         except (ValueError, KeyError, TypeError):
             raise InputError(
                 f"{manifest} is no manifest of records, and is in the way of one. Name another "
-                "--out, or remove the file."
+                "folder, or remove the file."
             ) from None
         if holds != split:
             raise InputError(
-                f"{out} holds the records of split {holds!r}. Name another --out for {split!r}."
+                f"{out} holds the records of split {holds!r}. Name another folder for {split!r}."
             )
         manifest.unlink()
     shards = f"{glob.escape(split)}-?????-of-?????.tfrecord"

@@ -330,7 +330,7 @@ def _check_agreement(strategy, done, workdir):
     if spread:
         raise InputError(
             f"The workers do not start at one update: here {done}, on average {mean:g}. Wanted a "
-            f"--workdir that all of them share: is {workdir} on each machine's own disk?"
+            f"work folder that all of them share: is {workdir} on each machine's own disk?"
         )
 
 
@@ -367,7 +367,7 @@ def _restore(workdir, stage, is_writer, *, batches, **state):
         if damaged:
             raise InputError(
                 f"No checkpoint in {folder} can be read: {', '.join(damaged)}, the last because "
-                f"of: {reason}. Name another --workdir, or remove this one to start anew."
+                f"of: {reason}. Name another work folder, or remove this one to start anew."
             )
     if not is_writer:
         return None, tuple(damaged)

@@ -280,7 +280,9 @@ def import_network(path, file_format="auto"):
     """
     kind = weight_files.recognise(path)
     if file_format != "auto" and kind not in FORMATS[file_format]:
-        raise InputError(f"--format={file_format}, but {path} is {weight_files.KINDS[kind]}.")
+        raise InputError(
+            f"Wanted a file of the format {file_format}, but {path} is {weight_files.KINDS[kind]}."
+        )
     if kind == "keras":
         raise InputError(f"{path} is a .keras model already: there is nothing to import.")
     with weight_files.open_arrays(path, kind) as arrays:

@@ -152,7 +152,7 @@ def test_split_with_its_folder(convert, fake_davis, tmp_path):
 
 
 def test_more_shards_than_frames(convert, fake_davis, tmp_path):
-    with pytest.raises(InputError, match=r"--shards must be in 1\.\.4"):
+    with pytest.raises(InputError, match=r"shards. must be in 1\.\.4"):
         convert(f"--davis={fake_davis}", "--split=val", f"--out={tmp_path / 'out'}", "--shards=5")
 
 

@@ -97,7 +97,7 @@ def test_workers_that_see_different_checkpoints_are_stopped(monkeypatch):
     others = {"done": 70, "spread": 20}  # of the other worker, in the order of the questions
     answers = iter(others.values())
     monkeypatch.setattr(distribution, "total", lambda strategy, own: own + next(answers))
-    with pytest.raises(InputError, match=r"here 30, on average 50.*--workdir that all of them"):
+    with pytest.raises(InputError, match=r"here 30, on average 50.*work folder that all of them"):
         training._check_agreement(None, 30, "run")
 
 

@@ -77,7 +77,7 @@ def test_images_elsewhere(tmp_path):
 
 def test_nothing_pairs(tmp_path):
     touch(tmp_path, "a.jpg", "b.png", "c.png")
-    with pytest.raises(InputError, match=r"1 images in .* 2 label maps in .*--images"):
+    with pytest.raises(InputError, match=r"1 images in .* 2 label maps in .*`images`"):
         label_maps.read_folder(tmp_path)
     with pytest.raises(InputError, match="No folder"):
         label_maps.read_folder(tmp_path / "absent")

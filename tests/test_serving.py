@@ -532,7 +532,7 @@ def test_another_kind_of_model(addresses, backend, kind):
     backend.lost = ("masks", "mask_bytes", "contours")
     with pytest.raises(InputError, match=r"wanted the signature .* found encoded: image_bytes -> "):
         serving.connect(addresses[kind], "dog")
-    with pytest.raises(InputError, match=r"with --contour they have contours"):
+    with pytest.raises(InputError, match=r"with contours where it is given a contour network"):
         serving.connect(addresses[kind], "dog", output="contours")
 
 

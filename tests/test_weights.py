@@ -364,7 +364,7 @@ def test_the_authors_networks_land_whole(write, file_format, crop, osvos, tmp_pa
     assert weights.import_network(path, file_format).name == "foreground"
     others = {"tf", "pytorch", "caffe"} - {file_format}
     for other in others:
-        with pytest.raises(InputError, match=f"--format={other}, but"):
+        with pytest.raises(InputError, match=f"of the format {other}, but"):
             weights.import_network(path, other)
 
 
