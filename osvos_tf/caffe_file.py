@@ -13,10 +13,11 @@ import itertools
 from collections.abc import Iterator
 
 import numpy as np
+import numpy.typing as npt
 
 _LAYERS = {100: (1, 7), 2: (4, 6)}  # field of NetParameter -> fields of the layer: name, blobs
 _LEGACY_AXES = (1, 2, 3, 4)
-_DATA = {5: np.dtype("<f4"), 8: np.dtype("<f8")}
+_DATA: dict[int, np.dtype] = {5: np.dtype("<f4"), 8: np.dtype("<f8")}
 _SHAPE, _DIM = 7, 1
 # Wire types of protobuf.
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
@@ -31,11 +32,11 @@ class Blob:
     shape: tuple[int, ...]
     message: memoryview
 
-    def __array__(self, dtype=None, copy=None):
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         """Reads the blob's numbers, as single or double precision."""
         data = {number: bytearray() for number in _DATA}
-        for number, wire, value in _fields(self.message):
-            if number in data and wire != _VARINT:
+        for number, _, value in _fields(self.message):
+            if number in data and not isinstance(value, int):
                 data[number] += value
         number = next((number for number in data if data[number]), 5)
         try:
@@ -56,9 +57,9 @@ def read_blobs(content: memoryview) -> dict[str, list[Blob]]:
     Raises:
         ValueError: no protobuf message, a truncated one, or one without blobs.
     """
-    layers = {}
-    for number, wire, value in _fields(content):
-        if number not in _LAYERS or wire != _BYTES:
+    layers: dict[str, list[Blob]] = {}
+    for number, value in _parts(content):
+        if number not in _LAYERS:
             continue
         name, blobs = _layer(value, *_LAYERS[number])
         if blobs and name in layers:
@@ -70,25 +71,26 @@ def read_blobs(content: memoryview) -> dict[str, list[Blob]]:
     return layers
 
 
-def _layer(message, name_field, blobs_field):
+def _layer(message: memoryview, name_field: int, blobs_field: int) -> tuple[str, list[Blob]]:
     name, blobs = "", []
-    for number, wire, value in _fields(message):
-        if wire == _BYTES and number == name_field:
+    for number, value in _parts(message):
+        if number == name_field:
             name = bytes(value).decode("utf-8")
-        elif wire == _BYTES and number == blobs_field:
+        elif number == blobs_field:
             blobs.append(Blob(_shape(value), value))
     return name, blobs
 
 
-def _shape(message):
+def _shape(message: memoryview) -> tuple[int, ...]:
     """Returns a blob's shape; in the legacy form a bias is 1 x 1 x 1 x n, and here (n,)."""
     shape, legacy = None, dict.fromkeys(_LEGACY_AXES, 1)
     for number, wire, value in _fields(message):
-        if number == _SHAPE and wire == _BYTES:
-            dims = [_ints(w, dim) for field, w, dim in _fields(value) if field == _DIM]
+        if isinstance(value, int):
+            if number in legacy:
+                legacy[number] = value
+        elif number == _SHAPE and wire == _BYTES:
+            dims = [_ints(dim) for field, _, dim in _fields(value) if field == _DIM]
             shape = list(itertools.chain.from_iterable(dims))
-        elif number in legacy and wire == _VARINT:
-            legacy[number] = value
     if shape is None:
         shape = [legacy[axis] for axis in _LEGACY_AXES]
         if shape[:3] == [1, 1, 1]:
@@ -98,9 +100,9 @@ def _shape(message):
     return tuple(shape)
 
 
-def _ints(wire, value):
+def _ints(value: int | memoryview) -> Iterator[int]:
     """Yields the numbers of a repeated integer field, packed or not."""
-    if wire == _VARINT:
+    if isinstance(value, int):
         yield value
         return
     at = 0
@@ -109,7 +111,14 @@ def _ints(wire, value):
         yield number
 
 
-def _fields(message) -> Iterator[tuple[int, int, int | memoryview]]:
+def _parts(message: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Yields those of a message's fields that hold texts or messages, as (number, value)."""
+    for number, wire, value in _fields(message):
+        if wire == _BYTES and not isinstance(value, int):
+            yield number, value
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
     """Yields a message's fields as (number, wire type, value); a value of bytes is a view."""
     at = 0
     while at < len(message):
@@ -134,7 +143,7 @@ def _fields(message) -> Iterator[tuple[int, int, int | memoryview]]:
         at += size
 
 
-def _varint(message, at):
+def _varint(message: memoryview, at: int) -> tuple[int, int]:
     """Returns the number at a place, and the place behind it."""
     number = 0
     for index, byte in enumerate(message[at : at + _LARGEST_VARINT]):

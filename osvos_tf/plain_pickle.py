@@ -8,7 +8,7 @@ length that a file merely claims.
 
 import pickletools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 # Opcodes whose argument is the value itself. Texts of Python 2 (the STRING family) are read as
 # Latin-1, which keeps bytes as they are.
@@ -28,7 +28,7 @@ _NOTHING = {"PROTO", "FRAME", "STOP"}
 def load(
     file: Any,
     functions: Mapping[str, Any] | None = None,
-    persistent: Callable[[tuple], Any] | None = None,
+    persistent: Callable[[Any], Any] | None = None,
 ) -> Any:
     """Reads one pickle of protocol 2 or later.
 
@@ -52,11 +52,15 @@ def load(
 
 
 class _Machine:
-    def __init__(self, functions, persistent):
+    def __init__(
+        self, functions: Mapping[str, Any], persistent: Callable[[Any], Any] | None
+    ) -> None:
         self.functions, self.persistent = functions, persistent
-        self.stack, self.marks, self.memo = [], [], {}
+        self.stack: list[Any] = []
+        self.marks: list[int] = []
+        self.memo: dict[int, Any] = {}
 
-    def step(self, name, argument):
+    def step(self, name: str, argument: Any) -> None:
         """Follows one opcode."""
         stack = self.stack
         if name in _VALUES:
@@ -78,50 +82,52 @@ class _Machine:
         elif name not in _NOTHING:
             raise ValueError(f"a pickle with the opcode {name}, which no plain data needs")
 
-    def _mark(self):
+    def _mark(self) -> None:
         self.marks.append(len(self.stack))
 
-    def _memoize(self):
+    def _memoize(self) -> None:
         self.memo[len(self.memo)] = self.stack[-1]
 
-    def _tuple(self):
+    def _tuple(self) -> None:
         self.stack.append(tuple(self._pop_to_mark()))
 
-    def _append(self):
+    def _append(self) -> None:
         (value,) = self._pop(1)
         self._top(list).append(value)
 
-    def _appends(self):
+    def _appends(self) -> None:
         values = self._pop_to_mark()
         self._top(list).extend(values)
 
-    def _setitem(self):
+    def _setitem(self) -> None:
         key, value = self._pop(2)
         self._set(self._top(dict), key, value)
 
-    def _setitems(self):
+    def _setitems(self) -> None:
         items = self._pop_to_mark()
         for key, value in zip(items[::2], items[1::2], strict=True):
             self._set(self._top(dict), key, value)
 
-    def _stack_global(self):
+    def _stack_global(self) -> None:
         self.stack.append(self._named(*self._pop(2)))
 
-    def _reduce(self):
+    def _reduce(self) -> None:
         function, arguments = self._pop(2)
         self.stack.append(function(*arguments))
 
-    def _build(self):
+    def _build(self) -> None:
         (state,) = self._pop(1)
         made = self.stack[-1]
         if not isinstance(made, dict):  # a dict's attributes are not its content
             made.__setstate__(state)
 
-    def _binpersid(self):
+    def _binpersid(self) -> None:
         (about,) = self._pop(1)
+        if self.persistent is None:
+            raise ValueError("a pickle of more than itself: it names an object outside of it")
         self.stack.append(self.persistent(about))
 
-    STEPS = {  # noqa: RUF012
+    STEPS: ClassVar[dict[str, Callable[["_Machine"], None]]] = {
         "MARK": _mark,
         "MEMOIZE": _memoize,
         "TUPLE": _tuple,
@@ -135,29 +141,29 @@ class _Machine:
         "BINPERSID": _binpersid,
     }
 
-    def _named(self, module, name):
+    def _named(self, module: str, name: str) -> Any:
         if f"{module}.{name}" not in self.functions:
             raise ValueError(
                 f"a pickle that asks for {module}.{name}, which no array needs; nothing was run"
             )
         return self.functions[f"{module}.{name}"]
 
-    def _pop(self, count):
+    def _pop(self, count: int) -> list[Any]:
         values = [self.stack.pop() for _ in range(count)]
         return values[::-1]
 
-    def _pop_to_mark(self):
+    def _pop_to_mark(self) -> list[Any]:
         at = self.marks.pop()
         values = self.stack[at:]
         del self.stack[at:]
         return values
 
-    def _top(self, kind):
+    def _top(self, kind: type) -> Any:
         if not isinstance(self.stack[-1], kind):
             raise TypeError(f"wanted a {kind.__name__}, got a {type(self.stack[-1]).__name__}")
         return self.stack[-1]
 
-    def _set(self, items, key, value):
+    def _set(self, items: dict[Any, Any], key: Any, value: Any) -> None:
         if not isinstance(key, (str, int, bytes)):  # tuples of tuples can take forever to hash
             raise TypeError(f"a {type(key).__name__} as a key")
         items[key] = value

@@ -13,8 +13,10 @@ import os
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from osvos_tf import plain_pickle
 
@@ -30,17 +32,17 @@ _TYPES = {
 _MOST_AXES = 32
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class _Storage:
     """Elements side by side, which tensors show parts of."""
 
     key: str
     dtype: np.dtype
     count: int
-    read: Callable[[], bytes] | None = None  # where it lies is known after the state dict only
+    read: Callable[[str], bytes]  # of the key
 
-    def array(self):
-        data = self.read()
+    def array(self) -> np.ndarray:
+        data = self.read(self.key)
         if len(data) != self.count * self.dtype.itemsize:
             raise ValueError(
                 f"storage {self.key} should have {self.count} elements of {self.dtype}, and has "
@@ -58,7 +60,7 @@ class Tensor:
     shape: tuple[int, ...]
     strides: tuple[int, ...]  # in elements
 
-    def __array__(self, dtype=None, copy=None):
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         """Reads the tensor's elements."""
         elements = self.storage.array()
         if not math.prod(self.shape):
@@ -71,7 +73,7 @@ class Tensor:
 
 
 @contextmanager
-def open_tensors(path: str | os.PathLike) -> Iterator[dict[str, Tensor]]:
+def open_tensors(path: str | os.PathLike[str]) -> Iterator[dict[str, Tensor]]:
     """Opens a file of `torch.save` that holds a state dict, or a dict with a "state_dict" in it.
 
     Args:
@@ -92,7 +94,7 @@ def open_tensors(path: str | os.PathLike) -> Iterator[dict[str, Tensor]]:
             yield _tensors(_read_legacy(data))
 
 
-def is_torch_file(path: str | os.PathLike) -> bool:
+def is_torch_file(path: str | os.PathLike[str]) -> bool:
     """Whether a file has one of the two layouts of `torch.save`."""
     if zipfile.is_zipfile(path):
         with _open_zip(path) as archive:
@@ -101,14 +103,14 @@ def is_torch_file(path: str | os.PathLike) -> bool:
         return file.read(len(_LEGACY_START)) == _LEGACY_START
 
 
-def _open_zip(path):
+def _open_zip(path: str | os.PathLike[str]) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
     except NotImplementedError as error:  # a flipped bit can ask for a later version of zip
         raise zipfile.BadZipFile(str(error)) from error
 
 
-def _read_zip(archive):
+def _read_zip(archive: zipfile.ZipFile) -> Any:
     """Returns what the archive's pickle holds; storages are read when they are wanted."""
     pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
     if len(pickles) != 1:
@@ -118,15 +120,15 @@ def _read_zip(archive):
     if order in archive.namelist() and _member(archive, order) != b"little":
         raise ValueError("numbers of a big-endian machine")
 
-    def storage(about):
-        found = _storage(about)
-        found.read = lambda: _member(archive, f"{folder}data/{found.key}")
-        return found
+    def read(key: str) -> bytes:
+        return _member(archive, f"{folder}data/{key}")
 
-    return plain_pickle.load(_member(archive, pickles[0]), _functions(), storage)
+    return plain_pickle.load(
+        _member(archive, pickles[0]), _functions(), lambda about: _storage(about, read)
+    )
 
 
-def _member(archive, name):
+def _member(archive: zipfile.ZipFile, name: str) -> bytes:
     if name not in archive.namelist():
         raise ValueError(f"an archive without {name}")
     # PyTorch stores; what is compressed could be a thousand times as large as the file.
@@ -138,12 +140,13 @@ def _member(archive, name):
         raise ValueError(f"damaged at {name} ({type(error).__name__}: {error})") from error
 
 
-def _read_legacy(data):
-    """Returns what the fourth pickle holds, each storage with its place in the file."""
-    storages = {}
+def _read_legacy(data: mmap.mmap) -> Any:
+    """Returns what the fourth pickle holds; storages are read when they are wanted."""
+    storages: dict[str, _Storage] = {}
+    places: dict[str, slice] = {}  # where they lie is known after the state dict only
 
-    def storage(about):
-        found = _storage(about)
+    def storage(about: Any) -> _Storage:
+        found = _storage(about, lambda key: data[places[key]])
         return storages.setdefault(found.key, found)
 
     magic, version, system = (plain_pickle.load(data) for _ in range(3))
@@ -164,15 +167,15 @@ def _read_legacy(data):
             raise ValueError(
                 f"truncated: storage {key} should have {size} bytes, {len(data) - start} are left"
             )
-        storages[key].read = lambda start=start, size=size: data[start : start + size]
+        places[key] = slice(start, start + size)
         data.seek(start + size)
-    absent = [key for key, found in storages.items() if found.read is None]
+    absent = [key for key in storages if key not in places]
     if absent:
         raise ValueError(f"truncated: no elements of the storages {', '.join(absent)}")
     return content
 
 
-def _functions():
+def _functions() -> dict[str, Any]:
     return {
         "collections.OrderedDict": dict,
         "torch._utils._rebuild_tensor": _rebuild,
@@ -182,7 +185,7 @@ def _functions():
     }
 
 
-def _storage(about):
+def _storage(about: Any, read: Callable[[str], bytes]) -> _Storage:
     """Returns a storage that a pickle names: ("storage", type, key, device, elements, ...)."""
     kind, dtype, key, _, count, *views = about
     if kind != "storage" or not isinstance(dtype, np.dtype) or not isinstance(key, str):
@@ -191,11 +194,13 @@ def _storage(about):
         raise ValueError("storages inside storages")
     if not isinstance(count, int) or count < 0:
         raise ValueError(f"a storage of {count!r} elements")
-    return _Storage(key, dtype, count)
+    return _Storage(key, dtype, count, read)
 
 
-def _rebuild(storage, offset, shape, strides, *_):
+def _rebuild(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Tensor:
     """Returns the tensor, once it has proved to lie inside its storage."""
+    if not isinstance(storage, _Storage):
+        raise ValueError("a tensor of no storage")
     numbers = (offset, *shape, *strides)
     if not all(isinstance(number, int) and number >= 0 for number in numbers):
         raise ValueError("a tensor with a place that is no whole number")
@@ -210,7 +215,7 @@ def _rebuild(storage, offset, shape, strides, *_):
     return Tensor(storage, offset, tuple(shape), tuple(strides))
 
 
-def _tensors(content):
+def _tensors(content: Any) -> dict[str, Tensor]:
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):

@@ -124,6 +124,11 @@ def test_a_claimed_length_is_not_allocated(content):
         plain_pickle.load(content)
 
 
+def test_objects_outside_of_a_pickle_where_none_are_wanted():
+    with pytest.raises(ValueError, match="an object outside of it"):
+        plain_pickle.load(b"\x80\x02K\x07Q.")
+
+
 def test_a_far_place_in_the_memo_costs_nothing():
     content = b"\x80\x02K\x07r\xff\xff\xff\x7fj\xff\xff\xff\x7f."
     assert plain_pickle.load(content) == 7

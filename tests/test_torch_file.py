@@ -146,9 +146,16 @@ def test_compressed_archives_are_refused(tmp_path):
     ],
 )
 def test_tensors_stay_inside_their_storage(place, message):
-    storage = torch_file._Storage("0", np.dtype("<f4"), 4)
+    storage = torch_file._Storage("0", np.dtype("<f4"), 4, lambda key: bytes(16))
     with pytest.raises(ValueError, match=message):
         torch_file._rebuild(storage, *place)
+
+
+def test_an_empty_tensor_has_a_storage_too(tmp_path):
+    content = b"\x80\x02}X\1\0\0\0actorch._utils\n_rebuild_tensor\n(}K\0K\0\x85K\1\x85tRs."
+    (tmp_path / "file").write_bytes(in_archive({"archive/data.pkl": content}))
+    with pytest.raises(ValueError, match="a tensor of no storage"):
+        read(tmp_path / "file")
 
 
 @pytest.fixture(scope="module")
