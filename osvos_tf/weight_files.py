@@ -8,14 +8,16 @@ be checked before anything is allocated.
 import contextlib
 import dataclasses
 import mmap
+import os
 import pathlib
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import h5py
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from osvos_tf import caffe_file, matlab, plain_pickle, torch_file
@@ -44,7 +46,7 @@ _NPY_START = b"\x93NUMPY"
 _MATLAB_MARKS = (b"\x00\x01IM", b"\x01\x00MI")  # version 5, at byte 124
 
 
-def recognise(path) -> str:
+def recognise(path: str | os.PathLike[str]) -> str:
     """Returns a file's kind, one of `KINDS`.
 
     Args:
@@ -85,7 +87,7 @@ def recognise(path) -> str:
 
 
 @contextlib.contextmanager
-def open_arrays(path, kind: str) -> Iterator[dict[str, Any]]:
+def open_arrays(path: str | os.PathLike[str], kind: str) -> Iterator[dict[str, Any]]:
     """Opens a file of weights.
 
     Args:
@@ -111,7 +113,7 @@ def open_arrays(path, kind: str) -> Iterator[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def _open_checkpoint(path):
+def _open_checkpoint(path: pathlib.Path) -> Iterator[dict[str, Any]]:
     prefix = _checkpoint_prefix(path)
     reader = tf.train.load_checkpoint(prefix)
     shapes = reader.get_variable_to_shape_map()
@@ -126,17 +128,17 @@ class _Variable:
     name: str
     shape: tuple[int, ...]
 
-    def __array__(self, dtype=None, copy=None):
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         value = self.reader.get_tensor(self.name)
         return value if dtype is None else value.astype(dtype)
 
 
 @contextlib.contextmanager
-def _open_hdf5(path):
+def _open_hdf5(path: pathlib.Path) -> Iterator[dict[str, Any]]:
     """Keras's layout: lists of the layers' and of their weights' names, a group a layer."""
     with h5py.File(path, "r") as file:
         root = file.get("model_weights", file)
-        arrays = {}
+        arrays: dict[str, Any] = {}
         for layer in map(_text, root.attrs.get("layer_names", ())):
             names = map(_text, root[layer].attrs.get("weight_names", ()))
             arrays |= {f"{layer}/{index}": root[layer][name] for index, name in enumerate(names)}
@@ -146,7 +148,7 @@ def _open_hdf5(path):
 
 
 @contextlib.contextmanager
-def _open_npy(path):
+def _open_npy(path: pathlib.Path) -> Iterator[dict[str, Any]]:
     """A dict of arrays, pickled as NumPy does for an object that is no array."""
     with open(path, "rb") as file:
         version = np.lib.format.read_magic(file)
@@ -173,16 +175,16 @@ class _PickledType:
     code: str
     order: str = "<"
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: Any) -> None:
         self.order = state[1]
 
 
 class _PickledArray:
     """NumPy's array in a pickle: `value` is an array, or the one object in an array of objects."""
 
-    value = None
+    value: Any = None
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: Any) -> None:
         _, shape, dtype, column_major, data = state
         if dtype.code.startswith("O"):
             if shape != ():
@@ -197,7 +199,7 @@ class _PickledArray:
         self.value = values.reshape(shape, order="F" if column_major else "C")
 
 
-_NUMPY = {
+_NUMPY: dict[str, Any] = {
     "numpy.dtype": lambda code, *_: _PickledType(code),
     "numpy.ndarray": None,  # named as a class to be made, but never called
     "numpy.core.multiarray._reconstruct": lambda *_: _PickledArray(),
@@ -207,7 +209,7 @@ _NUMPY = {
 
 
 @contextlib.contextmanager
-def _open_mat(path):
+def _open_mat(path: pathlib.Path) -> Iterator[dict[str, Any]]:
     """Cells of arrays: "<variable>/<number>". A bias [n, 1] is a vector here."""
     yield {
         f"{name}/{index}": value[:, 0] if value.ndim == 2 and value.shape[1] == 1 else value
@@ -219,7 +221,7 @@ def _open_mat(path):
 
 
 @contextlib.contextmanager
-def _open_caffe(path):
+def _open_caffe(path: pathlib.Path) -> Iterator[dict[str, Any]]:
     layers = caffe_file.read_blobs(_mapped(path))
     yield {
         f"{layer}/{index}": blob
@@ -228,7 +230,7 @@ def _open_caffe(path):
     }
 
 
-_OPENERS = {
+_OPENERS: dict[str, Callable[[pathlib.Path], contextlib.AbstractContextManager[dict[str, Any]]]] = {
     "hdf5": _open_hdf5,
     "checkpoint": _open_checkpoint,
     "npy": _open_npy,
@@ -238,7 +240,7 @@ _OPENERS = {
 }
 
 
-def _checkpoint_prefix(path):
+def _checkpoint_prefix(path: pathlib.Path) -> str | None:
     """Returns the name by which TensorFlow opens a checkpoint, None for other files."""
     prefix = _CHECKPOINT_PARTS.sub("", str(path))
     if pathlib.Path(f"{prefix}.index").is_file():
@@ -256,7 +258,7 @@ def _checkpoint_prefix(path):
     return None
 
 
-def _zip_kind(path):
+def _zip_kind(path: pathlib.Path) -> str:
     try:
         if torch_file.is_torch_file(path):
             return "torch"
@@ -272,7 +274,7 @@ def _zip_kind(path):
     )
 
 
-def _mapped(path):
+def _mapped(path: pathlib.Path) -> memoryview:
     """Returns a file's content without reading it."""
     if not path.stat().st_size:
         raise ValueError("empty")
@@ -280,5 +282,5 @@ def _mapped(path):
         return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
-def _text(name):
+def _text(name: str | bytes) -> str:
     return name.decode("utf-8") if isinstance(name, bytes) else str(name)

@@ -10,8 +10,12 @@ import itertools
 import os
 import pathlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
+from osvos_tf import runtime  # noqa: F401 (before Keras: it decides what that runs on)
+
+# isort: split
 import keras
 import numpy as np
 
@@ -30,15 +34,18 @@ FORMATS = {"tf": ("checkpoint", "npy"), "pytorch": ("torch",), "caffe": ("caffe"
 _TORCHVISION_MEAN = (0.485, 0.456, 0.406)
 _TORCHVISION_DEVIATION = (0.229, 0.224, 0.225)
 
+_Row = dict[str, str]  # a layer's names elsewhere
+
 # Axes of a kernel in a file, in the order of Keras: height, width, channels in, channels out.
 _HWIO, _OIHW, _WHIO = (0, 1, 2, 3), (2, 3, 1, 0), (1, 0, 2, 3)
 _TOLERANCE = 1e-5  # of upsampling kernels, which are multiples of 1/1024
 _MOST_NAMES, _LONGEST_NAME = 50, 100  # in an error
 
 
-def _trunk():
+def _trunk() -> dict[str, _Row]:
     """Returns VGG16's layers: our name -> the names elsewhere, by which layouts are filled in."""
-    names, place = {}, 0
+    names: dict[str, _Row] = {}
+    place = 0
     for stage, (convolutions, _) in enumerate(VGG_BLOCKS, start=1):
         for index in range(1, convolutions + 1):
             ours, caffe = f"block{stage}_conv{index}", f"conv{stage}_{index}"
@@ -49,16 +56,16 @@ def _trunk():
                 # Each stage of the authors' begins with its pool, but for the first.
                 "torch": f"stages.{stage - 1}.{2 * (index - 1) + (stage > 1)}",
                 "torchvision": f"features.{place}",
-                "number": len(names),
+                "number": str(len(names)),
             }
             place += 2  # the convolution and its ReLU
         place += 1  # the pool
     return names
 
 
-def _heads():
+def _heads() -> dict[str, _Row]:
     """Returns the layers that OSVOS adds, as `_trunk` does."""
-    names = {}
+    names: dict[str, _Row] = {}
     for index, side in enumerate(SIDES):
         stage = index + 2
         caffe = f"conv{stage}_{VGG_BLOCKS[stage - 1][0]}_{SIDE_CHANNELS}"
@@ -70,9 +77,9 @@ def _heads():
     }
 
 
-def _upsamplers():
+def _upsamplers() -> dict[tuple[int, int], _Row]:
     """Returns the fixed upsampling, which is no layer of ours: (stride, channels) -> its names."""
-    names = {}
+    names: dict[tuple[int, int], _Row] = {}
     for index, stride in enumerate(SIDES.values()):
         stage = index + 2
         names[stride, SIDE_CHANNELS] = {
@@ -107,18 +114,18 @@ class Layout:
     network: str = "foreground"
     has_scores: bool = True  # always; else they may be absent
 
-    def names(self, row):
+    def names(self, row: _Row) -> tuple[str, str]:
         """Returns the names in the file of a layer's kernel and bias."""
         contour = row["caffe"].rstrip("_") + "_contour"
-        return tuple(part.format(**row, contour=contour) for part in (self.kernel, self.bias))
+        return self.kernel.format(**row, contour=contour), self.bias.format(**row, contour=contour)
 
 
-def _from_rgb(kernel, bias):
+def _from_rgb(kernel: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Turns the first convolution for RGB into one for BGR."""
     return kernel[:, :, ::-1], bias
 
 
-def _from_torchvision(kernel, bias):
+def _from_torchvision(kernel: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Folds torchvision's scaling of colours into the first convolution.
 
     With t for torchvision's input and x for ours (BGR, minus `MEAN_BGR`), both of the same frame,
@@ -223,7 +230,7 @@ OSVOS_LAYOUTS = (
 )
 
 
-def load_imagenet(network):
+def load_imagenet(network: keras.Model) -> None:
     """Copies VGG16's ImageNet weights into the trunk of a network; the side branches stay.
 
     The file is taken from Keras's cache (`KERAS_HOME`, or `~/.keras`), and downloaded to it (59
@@ -242,7 +249,7 @@ def load_imagenet(network):
     _load_trunk(network, _imagenet_file(), "hdf5")
 
 
-def load_vgg16(network, path):
+def load_vgg16(network: keras.Model, path: str | os.PathLike[str]) -> None:
     """Copies VGG16's weights from a file into the trunk of a network; the side branches stay.
 
     Colours are made to fit: weights for RGB are turned to our BGR, and torchvision's scaling is
@@ -263,7 +270,7 @@ def load_vgg16(network, path):
     _load_trunk(network, path, weight_files.recognise(path))
 
 
-def import_network(path, file_format="auto"):
+def import_network(path: str | os.PathLike[str], file_format: str = "auto") -> keras.Model:
     """Builds one of the authors' networks, parent or specialist, foreground or contour.
 
     Args:
@@ -293,7 +300,7 @@ def import_network(path, file_format="auto"):
     return network
 
 
-def _check_trunk(network):
+def _check_trunk(network: keras.Model) -> None:
     """Raises where a network cannot take VGG16's weights."""
     channels = [count for blocks, count in VGG_BLOCKS for _ in range(blocks)]
     for name, (before, after) in zip(TRUNK, itertools.pairwise([3, *channels]), strict=True):
@@ -313,15 +320,20 @@ def _check_trunk(network):
         )
 
 
-def _load_trunk(network, path, kind):
+def _load_trunk(network: keras.Model, path: str | os.PathLike[str], kind: str) -> None:
     with weight_files.open_arrays(path, kind) as arrays:
         _fill(network, TRUNK, arrays, _choose(VGG16_LAYOUTS, kind, arrays, path), path)
 
 
-def _choose(layouts, kind, arrays, path):
+def _choose(
+    layouts: Sequence[Layout],
+    kind: str,
+    arrays: Mapping[str, Any],
+    path: str | os.PathLike[str],
+) -> Layout:
     """Returns the layout that the names in a file are of, told by the first convolution's."""
 
-    def fits(layout):
+    def fits(layout: Layout) -> bool:
         return layout.kind == kind and layout.names(TRUNK["block1_conv1"])[0] in arrays
 
     for layout in layouts:
@@ -337,7 +349,14 @@ def _choose(layouts, kind, arrays, path):
     )
 
 
-def _fill(network, rows, arrays, layout, path, upsamplers=()):
+def _fill(
+    network: keras.Model,
+    rows: Mapping[str, _Row],
+    arrays: Mapping[str, Any],
+    layout: Layout,
+    path: str | os.PathLike[str],
+    upsamplers: Mapping[tuple[int, int], _Row] | None = None,
+) -> None:
     """Sets the layers in `rows` from the arrays of a file; all of them, or none.
 
     Raises:
@@ -348,16 +367,15 @@ def _fill(network, rows, arrays, layout, path, upsamplers=()):
     if layout.has_scores or any(name in arrays for pair in scores.values() for name in pair):
         scores = {}
     names = {ours: pair for ours, pair in names.items() if ours not in scores}
-    problems = collections.defaultdict(list)
-    values = {
-        ours: [
-            _read(arrays, name, weight.shape, layout, problems)
-            for name, weight in zip(pair, network.get_layer(ours).get_weights(), strict=True)
-        ]
-        for ours, pair in names.items()
-    }
+    problems: collections.defaultdict[str, list[str]] = collections.defaultdict(list)
+    values: dict[str, list[np.ndarray]] = collections.defaultdict(list)
+    for ours, pair in names.items():
+        for name, weight in zip(pair, network.get_layer(ours).get_weights(), strict=True):
+            value = _read(arrays, name, weight.shape, layout, problems)
+            if value is not None:
+                values[ours].append(value)
     known = {name for pair in names.values() for name in pair}
-    for (stride, channels), row in dict(upsamplers).items():
+    for (stride, channels), row in (upsamplers or {}).items():
         known.update(layout.names(row))
         _check_upsampler(arrays, layout.names(row), stride, channels, layout, problems)
     passed_over = re.compile(layout.passed_over)
@@ -370,14 +388,20 @@ def _fill(network, rows, arrays, layout, path, upsamplers=()):
             f"{path} has the names of the {layout.title}, but what it holds does not fit. {found}."
         )
     if layout.first is not None:
-        values["block1_conv1"] = layout.first(*values["block1_conv1"])
+        values["block1_conv1"] = list(layout.first(*values["block1_conv1"]))
     for ours in scores:  # which the file lacks
         network.get_layer(ours).set_weights([np.zeros((1, 1, SIDE_CHANNELS, 1)), np.zeros(1)])
-    for ours, pair in values.items():
-        network.get_layer(ours).set_weights(pair)
+    for ours, weights in values.items():
+        network.get_layer(ours).set_weights(weights)
 
 
-def _read(arrays, name, shape, layout, problems):
+def _read(
+    arrays: Mapping[str, Any],
+    name: str,
+    shape: tuple[int, ...],
+    layout: Layout,
+    problems: collections.defaultdict[str, list[str]],
+) -> np.ndarray | None:
     """Returns an array turned to our axes, None where it is not what it should be."""
     axes = layout.axes if len(shape) == len(layout.axes) else range(len(shape))
     wanted = tuple(shape[list(axes).index(axis)] for axis in range(len(shape)))
@@ -393,7 +417,14 @@ def _read(arrays, name, shape, layout, problems):
     return value
 
 
-def _check_upsampler(arrays, names, stride, channels, layout, problems):
+def _check_upsampler(
+    arrays: Mapping[str, Any],
+    names: tuple[str, str],
+    stride: int,
+    channels: int,
+    layout: Layout,
+    problems: collections.defaultdict[str, list[str]],
+) -> None:
     """Notes where an upsampling that the file may hold is not the fixed one of ours."""
     tent = 1 - np.abs(np.arange(2 * stride) - stride + 0.5) / stride
     bilinear = np.einsum("h,w,io->hwio", tent, tent, np.eye(channels))
@@ -404,13 +435,13 @@ def _check_upsampler(arrays, names, stride, channels, layout, problems):
                 problems["not the fixed bilinear upsampling"].append(name)
 
 
-def _listed(names):
+def _listed(names: Iterable[str]) -> str:
     names = [name if name.isprintable() else repr(name) for name in names]
     more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
     return ", ".join(name[:_LONGEST_NAME] for name in names[:_MOST_NAMES]) + more
 
 
-def _imagenet_file():
+def _imagenet_file() -> str:
     """Returns the path of the weight file, fetched by Keras if need be."""
     home = pathlib.Path(os.environ.get("KERAS_HOME") or pathlib.Path.home() / ".keras")
     folder = home.expanduser().absolute() / "models"
