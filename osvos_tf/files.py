@@ -118,3 +118,10 @@ def flush_to_disk(path: Path) -> None:
     # Windows refuses to flush a file that is open for reading only, hence "r+b".
     with open(path, "r+b") as file:
         os.fsync(file.fileno())
+
+
+def flush_to_disk_all(folder: Path) -> None:
+    """Waits until all files of a folder are on the disk."""
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            flush_to_disk(path)

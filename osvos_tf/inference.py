@@ -4,13 +4,20 @@ import collections
 import concurrent.futures
 import itertools
 import math
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+
+T = TypeVar("T")
+R = TypeVar("R")
+# From uint8 [batch, height, width, 3] to float32 [batch, height, width, 1], or a dict of those.
+Predict = Callable[[np.ndarray], Any]
 
 # Above one half, because the class-balanced loss counts the rarer class, the object, as heavily as
 # the background. Best or within 0.01 J of it in what we measured; the authors used 0.64 and 0.76.
 DEFAULT_THRESHOLD = 0.7
+BATCH_SIZE = 4  # frames in one call of the network
 
 # The window that follows an object. Its margin on each side is a part of the object's own height or
 # width, and at least a part of the frame's longer side. Its corners lie on a grid, so that its size
@@ -21,7 +28,9 @@ _GRID = 32
 _LOST = 0.3
 
 
-def predict_frames(frames, predict, *, batch_size=4):
+def predict_frames(
+    frames: Iterable[tuple[str, np.ndarray]], predict: Predict, *, batch_size: int = BATCH_SIZE
+) -> Iterator[tuple[str, np.ndarray, Any]]:
     """Yields the probability of every frame, in order.
 
     Args:
@@ -49,59 +58,89 @@ class Window(NamedTuple):
     bottom: int
     right: int
 
-    def cut(self, pixels):
+    def cut(self, pixels: np.ndarray) -> np.ndarray:
         """Returns the window's part of an array [height, width, ...]."""
         return pixels[self.top : self.bottom, self.left : self.right]
 
-    def fill(self, part, size):
+    def fill(self, part: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """Returns [height, width] with `part` in the window and zero elsewhere."""
         whole = np.zeros(size, part.dtype)
         self.cut(whole)[...] = part
         return whole
 
 
-def follow_object(frames, predict, is_object, *, mask=None, batch_size=4):
-    """Yields predictions in a window that follows the object: less to compute, fewer wrong finds.
+def follow_object(
+    frames: Iterable[tuple[str, np.ndarray]],
+    predict: Predict,
+    is_object: Callable[[Any], np.ndarray],
+    *,
+    mask: np.ndarray | None = None,
+    batch_size: int = BATCH_SIZE,
+) -> Iterator[tuple[str, np.ndarray, Window, Any]]:
+    """Yields (name, frame, window, prediction in the window) of every frame, see `Follower`.
+
+    Args:
+        frames: see `predict_frames`.
+        predict: see `predict_frames`; takes windows as it takes frames.
+        is_object: see `Follower`.
+        mask: see `Follower`.
+        batch_size: frames per call.
+    """
+    follower = Follower(predict, is_object, mask)
+    for batch in batched(frames, batch_size):
+        found = follower.locate([frame for _, frame in batch])
+        for (name, frame), (window, prediction) in zip(batch, found, strict=True):
+            yield name, frame, window, prediction
+
+
+class Follower:
+    """Predictions in a window that follows the object: less to compute, fewer wrong finds.
 
     The window for a batch is the object's bounding box in the frame before, with a margin. A frame
     is predicted again, as a whole, where its object touches the window's border or is lost: gone,
     or shrunk to a fraction of what it was.
 
     Args:
-        frames: see `predict_frames`.
         predict: see `predict_frames`; takes windows as it takes frames.
         is_object: function from one prediction ([height, width], or a dict) to a bool mask.
         mask: bool or 0/1 [height, width]: the object in the first frame; None: look for it.
-        batch_size: frames per call.
-
-    Yields:
-        (name, frame, window, prediction): a `Window` of the frame and what was predicted in it.
     """
-    follower = _Follower(mask)
-    for batch in batched(frames, batch_size):
-        names, images = zip(*batch, strict=True)
-        waiting = 0
-        while waiting < len(batch):
-            window = follower.window(images[waiting].shape[:2])
-            crops = np.stack([window.cut(image) for image in images[waiting:]])
-            for prediction in _unbatched(predict(crops)):
-                if not follower.accepts(is_object(prediction), window):
-                    break
-                yield names[waiting], images[waiting], window, prediction
-                waiting += 1
 
-
-class _Follower:
-    """Where the object was last, and so where to look next."""
-
-    def __init__(self, mask):
-        self._box = None  # of the object in the last frame; None: anywhere
+    def __init__(
+        self,
+        predict: Predict,
+        is_object: Callable[[Any], np.ndarray],
+        mask: np.ndarray | None = None,
+    ) -> None:
+        self._predict, self._is_object = predict, is_object
+        self._box: Window | None = None  # of the object in the last frame; None: anywhere
         self._area = 0
-        self._size = None
-        if mask is not None and np.any(mask):
+        self._size = (0, 0)
+        if mask is not None:
+            self.anchor(mask)
+
+    def anchor(self, mask: np.ndarray) -> None:
+        """Looks next around the object of a mask, bool or 0/1 [height, width]."""
+        if np.any(mask):
             self._remember(np.asarray(mask, bool), Window(0, 0, *np.shape(mask)))
 
-    def window(self, size):
+    def locate(self, images: Sequence[np.ndarray]) -> Iterator[tuple[Window, Any]]:
+        """Yields (window, prediction in it) of each of the next frames, one batch, in order.
+
+        Args:
+            images: uint8 RGB [height, width, 3] each.
+        """
+        done = 0
+        while done < len(images):
+            window = self._window(images[done].shape[:2])
+            crops = np.stack([window.cut(image) for image in images[done:]])
+            for prediction in _unbatched(self._predict(crops)):
+                if not self._accepts(self._is_object(prediction), window):
+                    break
+                yield window, prediction
+                done += 1
+
+    def _window(self, size: tuple[int, int]) -> Window:
         """Returns the window for the next frames, of (height, width) `size`."""
         self._size = size
         if self._box is None:
@@ -115,7 +154,7 @@ class _Follower:
         (top, bottom), (left, right) = ends
         return Window(top, left, bottom, right)
 
-    def accepts(self, found, window):
+    def _accepts(self, found: np.ndarray, window: Window) -> bool:
         """Notes the object found in a window; False: look for it in the whole frame instead."""
         if window != Window(0, 0, *self._size):
             area = np.count_nonzero(found)
@@ -129,24 +168,29 @@ class _Follower:
         self._remember(found, window)
         return True
 
-    def _remember(self, found, window):
-        self._area, self._box = np.count_nonzero(found), None
+    def _remember(self, found: np.ndarray, window: Window) -> None:
+        self._area, self._box = int(np.count_nonzero(found)), None
         if self._area:
             rows, columns = (np.flatnonzero(found.any(axis)) for axis in (1, 0))
-            self._box = (window.top + rows[0], window.left + columns[0],
-                         window.top + rows[-1] + 1, window.left + columns[-1] + 1)  # fmt: skip
+            self._box = Window(
+                window.top + int(rows[0]),
+                window.left + int(columns[0]),
+                window.top + int(rows[-1]) + 1,
+                window.left + int(columns[-1]) + 1,
+            )
 
 
-def batched(items, size):
+def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
     """Yields the items in lists of `size`; the last one may have fewer."""
     iterator = iter(items)
     while batch := list(itertools.islice(iterator, size)):
         yield batch
 
 
-def read_ahead(items, *, ahead=4):
+def read_ahead(items: Iterable[T], *, ahead: int = 4) -> Iterator[T]:
     """Yields the items of an iterable, drawn in a thread beside the caller, `ahead` at most."""
     iterator, end = iter(items), object()
+    waiting: collections.deque[concurrent.futures.Future[Any]]
     with concurrent.futures.ThreadPoolExecutor(max_workers=1) as thread:
         waiting = collections.deque(thread.submit(next, iterator, end) for _ in range(ahead))
         while (item := waiting.popleft().result()) is not end:
@@ -154,7 +198,7 @@ def read_ahead(items, *, ahead=4):
             yield item
 
 
-def map_beside(function, items, *, ahead=4):
+def map_beside(function: Callable[[T], R], items: Iterable[T], *, ahead: int = 4) -> Iterator[R]:
     """Yields `function(item)` for every item, in order, computed in a thread beside the caller.
 
     While the thread works on one item, the caller draws the next: prediction goes on while masks
@@ -165,7 +209,7 @@ def map_beside(function, items, *, ahead=4):
         items: iterable; read at most `ahead` items further than what was yielded.
         ahead: bound on the items under way, and so on memory.
     """
-    waiting = collections.deque()
+    waiting: collections.deque[concurrent.futures.Future[R]] = collections.deque()
     with concurrent.futures.ThreadPoolExecutor(max_workers=1) as thread:
         for item in items:
             waiting.append(thread.submit(function, item))
@@ -175,12 +219,12 @@ def map_beside(function, items, *, ahead=4):
             yield waiting.popleft().result()
 
 
-def to_mask(probability, threshold=DEFAULT_THRESHOLD):
+def to_mask(probability: np.ndarray, threshold: float = DEFAULT_THRESHOLD) -> np.ndarray:
     """Returns uint8 0/1 of the probability's shape: 1 where it is above the threshold."""
     return (probability > threshold).astype(np.uint8)
 
 
-def _unbatched(predicted):
+def _unbatched(predicted: Any) -> Iterator[Any]:
     """Yields [height, width] of each frame, or a dict of them, from [batch, height, width, 1]."""
     if isinstance(predicted, dict):
         streams = zip(*map(_unbatched, predicted.values()), strict=True)

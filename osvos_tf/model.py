@@ -43,6 +43,7 @@ _NATIVE = {"save_format": "keras_v3"} if keras.__version__ < "3" else {}
 # Settings of layers that make the function what it is.
 _TOLD = ("filters", "kernel_size", "strides", "padding", "dilation_rate", "groups", "activation",
          "use_bias", "pool_size", "stride", "scale", "working_height", "crop")  # fmt: skip
+_AXES = "channels_last"  # whatever keras.json says
 _PROBE_SIZE = (17, 19)  # height and width of the frame that a loaded network must take
 _PROBE = 1024  # rows of the matrix product that compares the precisions
 
@@ -385,12 +386,15 @@ def _graph(name, crop, channels, settings, seeds):
     for stage, (convolutions, _) in enumerate(VGG_BLOCKS, start=1):
         if stage > 1:
             # "same" keeps the partial window of an odd edge, as Caffe's ceil does.
-            x = keras.layers.MaxPooling2D(2, padding="same", name=f"block{stage}_pool")(x)
+            x = keras.layers.MaxPooling2D(
+                2, padding="same", data_format=_AXES, name=f"block{stage}_pool"
+            )(x)
         for index in range(1, convolutions + 1):
             x = keras.layers.Conv2D(
                 channels[stage - 1],
                 3,
                 padding="same",
+                data_format=_AXES,
                 activation="relu",
                 kernel_initializer=seeds.initialiser(settings["trunk"]),
                 name=f"block{stage}_conv{index}",
@@ -401,6 +405,7 @@ def _graph(name, crop, channels, settings, seeds):
                     SIDE_CHANNELS,
                     3,
                     padding="same",
+                    data_format=_AXES,
                     kernel_initializer=seeds.initialiser(settings["side"]),
                     name=f"prep_side{stage}",
                 )(x)
@@ -414,6 +419,7 @@ def _heads(images, sides, crop, settings, seeds):
         score = keras.layers.Conv2D(
             1,
             1,
+            data_format=_AXES,
             kernel_initializer=seeds.initialiser(settings["score"]),
             dtype="float32",
             name=f"score_{side}",

@@ -8,13 +8,14 @@ A JPEG's EXIF orientation and a video's rotation are honoured: frames stand upri
 viewer and so as in the tool in which the mask was drawn. Masks carry no orientation of their own.
 """
 
+import operator
 import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
@@ -73,6 +74,47 @@ class Frames(ABC):
     def names(self) -> list[str]:
         """The name of every frame, in order: file stems, or '00000', '00001', ... in a video."""
 
+    def __len__(self) -> int:
+        """Returns the number of frames; those of a video file are counted, which reads it once."""
+        return len(self.names)
+
+    def __getitem__(self, key: int | str) -> np.ndarray:
+        """Returns a frame by its position (negative ones count from the end) or its name.
+
+        Raises:
+            IndexError: there is no such position.
+            InputError: there is no frame of that name, or it cannot be read.
+        """
+        if isinstance(key, str):
+            return self.read(self.find(key))
+        return self.read(self.names[operator.index(key)])
+
+    def find(self, key: int | str) -> str:
+        """Returns the name of a frame.
+
+        Args:
+            key: its position, or its name. Where no frame has that name, a number is enough: "42"
+                means "00042" or "frame_0042", if there is one such frame.
+
+        Raises:
+            InputError: no such frame.
+        """
+        names = self.names
+        if not isinstance(key, str):
+            try:
+                return names[operator.index(key)]
+            except (IndexError, TypeError):
+                raise InputError(
+                    f"Wanted a frame's position, 0 to {len(names) - 1}, or its name. Got {key!r}."
+                ) from None
+        if key not in names and key.isdecimal():
+            meant = [name for name in names if _number_in(name) == int(key)]
+            if len(meant) == 1:
+                return meant[0]
+        if key not in names:
+            raise _no_such_frame(self, key)
+        return key
+
     @abstractmethod
     def __iter__(self) -> Iterator[tuple[str, np.ndarray]]:
         """Yields (name, frame), frame uint8 RGB [height, width, 3].
@@ -129,6 +171,65 @@ def open_frames(path: str | os.PathLike) -> Frames:
     return _VideoFrames(path)
 
 
+def open_video(source: "str | os.PathLike[str] | np.ndarray | Frames") -> Frames:
+    """Opens a video for the Python API.
+
+        video = open_video("dog.mp4")
+        len(video), video.names, video[0], video["00042"]
+        for name, frame in video:  # frame: uint8 RGB [height, width, 3]
+            ...
+
+    Args:
+        source: a video file or a folder of images, see `open_frames`; an array of frames, uint8 RGB
+            [frames, height, width, 3], named '00000', '00001', ...; or what this function returned.
+
+    Raises:
+        InputError: it cannot be opened, or is no such array.
+    """
+    if isinstance(source, Frames):
+        return source
+    if isinstance(source, (str, os.PathLike)):
+        return open_frames(source)
+    return _ArrayFrames(np.asarray(source))
+
+
+class _ArrayFrames(Frames):
+    """Frames that lie in memory."""
+
+    def __init__(self, frames: np.ndarray):
+        if frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
+            raise InputError(
+                "Wanted frames as an array [frames, height, width, 3] (RGB), a folder of images or "
+                f"a video file. Got an array of shape {frames.shape}."
+            )
+        if frames.dtype != np.uint8:
+            raise InputError(
+                f"Wanted frames of type uint8, in 0..255. Got {frames.dtype}; convert them, such "
+                "as by (frames * 255).astype('uint8') where they lie in 0..1."
+            )
+        self.path = Path("array of frames")
+        self.fps = DEFAULT_FPS
+        self.length = len(frames)
+        self.size = frames.shape[1:3]
+        self._frames = frames
+
+    @property
+    def names(self) -> list[str]:
+        return [_frame_name(number) for number in range(len(self._frames))]
+
+    def __iter__(self) -> Iterator[tuple[str, np.ndarray]]:
+        yield from zip(self.names, self._frames, strict=True)
+
+    def read(self, name: str) -> np.ndarray:
+        names = self.names
+        if name not in names:
+            raise _no_such_frame(self, name)
+        return self._frames[names.index(name)]
+
+    def check(self) -> None:
+        """Does nothing: an array's frames have one size."""
+
+
 class _FolderFrames(Frames):
     """The images of one folder."""
 
@@ -150,7 +251,7 @@ class _FolderFrames(Frames):
     def read(self, name: str) -> np.ndarray:
         if name not in self._files:
             raise _no_such_frame(self, name)
-        frame = _read_image(self._files[name])
+        frame = read_image(self._files[name])
         self._require_size(name, frame.shape[:2])
         return frame
 
@@ -224,6 +325,14 @@ class _VideoFrames(Frames):
     def check(self) -> None:
         """Does nothing: the constructor has decoded the first frame."""
 
+    def find(self, key: int | str) -> str:
+        # Without counting the frames, which reads the video; `read` finds out whether there is one.
+        if isinstance(key, str) and key.isdecimal():
+            return _frame_name(int(key))
+        if not isinstance(key, str) and operator.index(key) >= 0:
+            return _frame_name(operator.index(key))
+        return super().find(key)
+
     def _to_rgb(self, frame: np.ndarray, name: str) -> np.ndarray:
         if frame.shape[:2] != self.size:
             raise InputError(
@@ -272,8 +381,12 @@ def _image_size(path: Path) -> tuple[int, int]:
     return (width, height) if lies else (height, width)
 
 
-def _read_image(path: Path) -> np.ndarray:
-    """Returns the upright image, uint8 RGB [height, width, 3]."""
+def read_image(path: Path) -> np.ndarray:
+    """Returns the upright image, uint8 RGB [height, width, 3].
+
+    Raises:
+        InputError: it cannot be read.
+    """
     with _reading(path), open_image(path) as image:
         image.load()
         if image.mode == "F":
@@ -376,6 +489,12 @@ def _quiet_opencv() -> Iterator[None]:
         _set_opencv_log_level(level)
 
 
+def _number_in(name: str) -> int | None:
+    """Returns the last number in a frame's name, None where there is none."""
+    found = re.findall(r"[0-9]+", name)
+    return int(found[-1]) if found else None
+
+
 def _frame_name(number: int) -> str:
     return f"{number:05d}"
 
@@ -396,49 +515,67 @@ def _no_such_frame(frames: Frames, name: str) -> InputError:
 # --- masks in and out -----------------------------------------------------------------------------
 
 
-def read_mask(path: str | os.PathLike, object_id: int | None = None) -> np.ndarray:
+def read_mask(
+    source: "str | os.PathLike[str] | Image.Image | np.ndarray",
+    object_id: int | None = None,
+    *,
+    picked_by: str | None = "object_id",
+) -> np.ndarray:
     """Reads an annotation: which pixels are the object.
 
-    Understood are PNGs of three kinds:
+    Accepts PNGs, and images of Pillow, of three kinds:
       * grey with the values {0, 1} or {0, 255} ({0, 65535} in 16 bits): the larger is the object;
       * palette, as in DAVIS: the indices are object ids, 0 is background and 255 is void;
       * RGB, where the three channels are equal and as in grey. Transparent pixels are background.
+    And arrays [height, width]: bool, {0, 255}, or object ids (so {0, 1}, too) with 255 as void.
 
     Args:
-        path: the PNG.
+        source: path of the PNG, image, or array.
         object_id: take only this object of a label map; a grey PNG may then hold ids as well.
             None takes every object of a palette PNG together.
+        picked_by: what a message calls `object_id`; None: the caller cannot pick.
 
     Returns:
         uint8 [height, width]: 0 background, 1 object, 255 void. There may be no object in it.
 
     Raises:
-        InputError: the file cannot be read, is no such PNG, or has no object `object_id`.
+        InputError: the file cannot be read, is no such mask, or has no object `object_id`.
     """
-    path = Path(path)
-    labels, is_palette = _read_labels(path)
+    if isinstance(source, Image.Image):
+        place = "the image"
+        with _reading(Path(place)):
+            labels, has_ids = _image_labels(source, place)
+    elif isinstance(source, (str, os.PathLike)):
+        place = f"'{os.fspath(source)}'"
+        labels, has_ids = _read_labels(Path(source))
+    else:
+        place = "the array"
+        labels, has_ids = _array_labels(np.asarray(source))
     if object_id is not None:
-        return _select_object(labels, object_id, is_palette, path)
-    if is_palette:
+        return _select_object(labels, object_id, has_ids, place, picked_by)
+    if has_ids:
         return np.where(labels == VOID, VOID, labels > 0).astype(np.uint8)
     top = labels.max()
     if top not in (0, 1, 255, 65535) or ((labels > 0) & (labels < top)).any():
+        pick = f"; if they are object ids, pick one by {picked_by}" if picked_by else ""
         raise InputError(
-            f"Wanted a mask with the values 0 and 255 (or 0 and 1), but '{path}' holds "
+            f"Wanted a mask with the values 0 and 255 (or 0 and 1), but {place} holds "
             f"{_describe_values(np.unique(labels))}. If these are shades, threshold it and save it "
-            "without smoothing; if they are object ids, pick one with --object."
+            f"without smoothing{pick}."
         )
     return (labels > 0).astype(np.uint8)
 
 
-def _select_object(labels: np.ndarray, object_id: int, is_palette: bool, path: Path) -> np.ndarray:
+def _select_object(
+    labels: np.ndarray, object_id: int, has_ids: bool, place: str, picked_by: str | None
+) -> np.ndarray:
     """Returns the mask of one id of a label map [height, width], as `read_mask` does."""
-    no_object = {0, VOID} if is_palette else {0}
+    no_object = {0, VOID} if has_ids else {0}
     ids = sorted(set(np.unique(labels).tolist()) - no_object)
     if object_id not in ids:
         raise InputError(
-            f"Wanted object {object_id} in '{path}', but the object ids there are "
-            f"{_describe_values(ids) if ids else 'none'}. Pick one of them with --object."
+            f"Wanted object {object_id} in {place}, but the object ids there are "
+            f"{_describe_values(ids) if ids else 'none'}. Pick one of them by {picked_by}."
         )
     mask = (labels == object_id).astype(np.uint8)
     if object_id != VOID:
@@ -447,7 +584,7 @@ def _select_object(labels: np.ndarray, object_id: int, is_palette: bool, path: P
 
 
 def _read_labels(path: Path) -> tuple[np.ndarray, bool]:
-    """Returns a PNG's palette indices or grey values [height, width]; True if it has a palette."""
+    """Returns a PNG's palette indices or grey values [height, width]; True if these are ids."""
     if not path.exists():
         raise InputError(f"Wanted a mask, but '{path}' does not exist. Name a PNG.")
     with _reading(path), open_image(path) as image:
@@ -456,15 +593,36 @@ def _read_labels(path: Path) -> tuple[np.ndarray, bool]:
                 f"Wanted a mask as PNG, but '{path}' is {image.format}, which may have changed its "
                 "values. Export the mask from your drawing tool as PNG, without smoothing."
             )
-        image.load()
-        is_palette = image.mode == "P"
-        pixels = np.array(image)
+        return _image_labels(image, f"'{path}'")
+
+
+def _image_labels(image: Image.Image, place: str) -> tuple[np.ndarray, bool]:
+    """Returns an image's palette indices or grey values [height, width]; True if these are ids."""
+    image.load()
+    pixels = np.array(image)
     if pixels.dtype == bool:
         pixels = pixels.astype(np.uint8)
-    return (pixels if pixels.ndim == 2 else _merge_channels(pixels, path)), is_palette
+    return (pixels if pixels.ndim == 2 else _merge_channels(pixels, place)), image.mode == "P"
 
 
-def _merge_channels(pixels: np.ndarray, path: Path) -> np.ndarray:
+def _array_labels(array: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Returns an array's values [height, width]; True if these are object ids."""
+    if array.ndim == 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if array.ndim != 2 or array.size == 0:
+        raise InputError(f"Wanted a mask [height, width]. Got an array of shape {array.shape}.")
+    if array.dtype == bool:
+        return array.astype(np.uint8), False
+    values = np.unique(array)
+    if not np.isin(values, np.arange(VOID + 1)).all():
+        raise InputError(
+            "Wanted a mask of bool, of 0 and 255, or of object ids up to 254. The array holds "
+            f"{_describe_values(values)}. Threshold probabilities first: probability > 0.5."
+        )
+    return array.astype(np.uint8), not set(values.tolist()) <= {0, VOID}
+
+
+def _merge_channels(pixels: np.ndarray, place: str) -> np.ndarray:
     """Returns the grey values of pixels [height, width, 2 (grey, alpha), 3 (RGB) or 4 (RGBA)]."""
     has_alpha = pixels.shape[-1] in (2, 4)
     colours = pixels[..., :-1] if has_alpha else pixels
@@ -472,9 +630,8 @@ def _merge_channels(pixels: np.ndarray, path: Path) -> np.ndarray:
     if coloured.any():
         found = np.unique(colours[coloured], axis=0)
         raise InputError(
-            f"Wanted a mask in black and white, but '{path}' holds colours, among them RGB "
-            f"{_describe_values(found)}. Export it as grey, or as PNG with a palette and pick an "
-            "object with --object."
+            f"Wanted a mask in black and white, but {place} holds colours, among them RGB "
+            f"{_describe_values(found)}. Export it as grey, or as PNG with a palette."
         )
     grey = colours[..., 0]
     if not has_alpha:
@@ -482,7 +639,7 @@ def _merge_channels(pixels: np.ndarray, path: Path) -> np.ndarray:
     alpha = pixels[..., -1]
     if not set(np.unique(alpha).tolist()) <= {0, 255}:
         raise InputError(
-            f"Wanted a mask without half-transparent pixels, but '{path}' has the opacities "
+            f"Wanted a mask without half-transparent pixels, but {place} has the opacities "
             f"{_describe_values(np.unique(alpha))}. Export it without alpha channel."
         )
     return np.where(alpha == 255, grey, 0).astype(np.uint8)
@@ -595,9 +752,9 @@ class VideoWriter:
         if not fps > 0:
             raise ValueError(f"fps must be above 0. Received: {fps}.")
         self.path = Path(path)
-        self.size = tuple(size)
+        self.size = size
         self.fps = fps
-        self._encoder: cv2.VideoWriter | None = None
+        self._encoder: Any = None  # a cv2.VideoWriter while recording
         self._recording = self._record()
 
     def __enter__(self) -> "VideoWriter":
@@ -609,7 +766,7 @@ class VideoWriter:
         self._recording.__enter__()
         return self
 
-    def __exit__(self, *error) -> bool | None:
+    def __exit__(self, *error: Any) -> bool | None:
         """Completes the file, or removes it if there was an error.
 
         Raises:
@@ -654,7 +811,7 @@ def _open_encoder(path: Path, size: tuple[int, int], fps: float) -> cv2.VideoWri
     even_size = (width + width % 2, height + height % 2)
     for codec in _CODECS:
         with _quiet_opencv():
-            encoder = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codec), fps, even_size)
+            encoder = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), fps, even_size)
         if encoder.isOpened():
             return encoder
     raise OSError(

@@ -1,33 +1,24 @@
-"""Many sequences to segment: the list of them, its shards, and what of it is done already.
+"""Many sequences to segment: the list of them, its shards, and what happened to each.
 
     OUT/<sequence>/                     a sequence's results; whole, or not under this name
     OUT/results.jsonl                   what happened, a JSON object a line; a sequence's last
                                         line counts
     OUT/results-00003-of-00016.jsonl    the same of one shard
 
-Knows no network and no engine: whoever does the work gets `Item`s and calls `publish`.
+Knows no network and no engine.
 """
 
 import contextlib
 import dataclasses
-import functools
-import hashlib
 import json
 import os
 import pathlib
-import re
-import secrets
 import shlex
-import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from osvos_tf import davis, files, video
+from osvos_tf import davis, video
 from osvos_tf.errors import InputError
-
-RECORD = "run.json"  # in a sequence's folder; the last file that is written there
-INPUTS = "inputs"  # its entry that says what the results were made from
-FOLDERS = ("masks", "probabilities")  # folders of one PNG a frame
-
-_PARTIAL = re.compile(r"\.(?P<sequence>.+)\.[0-9a-f]{8}")  # a folder that is being filled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +39,7 @@ class Item:
 # --- what there is to do --------------------------------------------------------------------------
 
 
-def from_davis(sequences):
+def from_davis(sequences: Iterable[davis.Sequence]) -> tuple[Item, ...]:
     """Returns an `Item` for each `davis.Sequence`, annotated by the mask of its first frame."""
     items = []
     for sequence in sequences:
@@ -60,7 +51,9 @@ def from_davis(sequences):
     return _check(items, "The split")
 
 
-def read_list(path, root=None):
+def read_list(
+    path: str | os.PathLike[str], root: str | os.PathLike[str] | None = None
+) -> tuple[Item, ...]:
     """Reads a text file with a sequence a line: its frames, then one mask or more.
 
         dog.mp4 dog_first_frame.png
@@ -85,7 +78,7 @@ def read_list(path, root=None):
     path = pathlib.Path(path)
     root = path.parent if root is None else pathlib.Path(root)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
         raise InputError(f"No list {path}. Wanted a text file: FRAMES MASK on each line.") from None
     except UnicodeDecodeError:
@@ -100,39 +93,39 @@ def read_list(path, root=None):
     return _check(items, str(path))
 
 
-def shard(items, index, count):
+def shard(items: tuple[Item, ...], index: int, count: int) -> tuple[Item, ...]:
     """Returns the items of one of `count` shards, 0 <= index < count: every `count`-th."""
     return items[index::count]
 
 
-def _parse(line, root, place):
+def _parse(line: str, root: pathlib.Path, place: str) -> Item:
     try:
         words = shlex.split(line)
     except ValueError as error:
         raise InputError(f"{place}: {error}. Words are quoted as in a shell.") from None
     if len(words) < 2:
         raise InputError(f"{place}: wanted FRAMES MASK, got {line.strip()!r}.")
-    name, frames = _split(words[0], root)
+    name, given = _split(words[0], root)
     masks = []
     for word in words[1:]:
         frame, mask = _split(word, root)
         masks.append(str(root / mask) if frame is None else f"{frame}:{root / mask}")
-    frames = root / frames
+    frames = root / given
     if name is None:
         name = frames.name if frames.is_dir() else frames.stem
     return Item(name, str(frames), tuple(masks))
 
 
-def _split(word, root):
+def _split(word: str, root: pathlib.Path) -> tuple[str | None, str]:
     """Returns name and path of `NAME:PATH`; the name is None where there is only a path."""
     name, _, path = word.rpartition(":")
     # A plain path may hold a colon itself.
     return (name, path) if name and not (root / word).exists() else (None, word)
 
 
-def _check(items, source):
+def _check(items: Sequence[Item], source: str) -> tuple[Item, ...]:
     """Returns the items, once their names have proved good as names of folders."""
-    seen = set()
+    seen: set[str] = set()
     for item in items:
         davis.check_name(item.name, source)
         if item.name.startswith(".") or item.name.endswith(".jsonl") or not item.name.isprintable():
@@ -149,144 +142,16 @@ def _check(items, source):
     return tuple(items)
 
 
-# --- what was made of it --------------------------------------------------------------------------
-
-
-def describe_inputs(flags):
-    """Returns what decides over a sequence's results, to be compared: as JSON has it.
-
-    Args:
-        flags: name -> value, with `frames` and `mask` among them; `out` does not count.
-
-    Returns:
-        A dict: files by their checksums, so that a network or a mask with new content under the
-        old name is noticed; frames, which are many, by their path; all else by its value.
-    """
-    inputs = {name: _identify(value) for name, value in flags.items() if name != "out"}
-    return {**inputs, "frames": os.path.abspath(flags["frames"])}
-
-
-def _identify(value):
-    if isinstance(value, (list, tuple)):
-        return [_identify(element) for element in value]
-    if not isinstance(value, str):
-        return value
-    name, colon, path = "", "", value
-    if not os.path.isfile(value):
-        name, colon, path = value.rpartition(":")  # a mask's NAME:PNG
-        if not os.path.isfile(path):
-            return value
-    status = os.stat(path)
-    return f"{name}{colon}{_checksum(path, status.st_size, status.st_mtime_ns)}"
-
-
-@functools.lru_cache(maxsize=64)
-def _checksum(path, size, changed):
-    """Returns a file's checksum, read once for all sequences; a changed file is read again."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return f"sha256:{digest.hexdigest()}"
-
-
-def partial_folder(out, item):
-    """Returns where an item's results are made: a hidden folder beside where they will lie."""
-    return pathlib.Path(out) / f".{item.name}.{secrets.token_hex(4)}"
-
-
-def publish(partial, folder, inputs):
-    """Gives whole results their final name, with what they were made from noted in `RECORD`.
-
-    Where the folder exists, its masks and other files of the same names are replaced.
-    """
-    record = read_record(partial)
-    record["flags"]["out"] = str(folder)
-    files.write_json(partial / RECORD, {**record, INPUTS: inputs})
-    try:
-        os.rename(partial, folder)
-    except OSError:
-        if not folder.is_dir():
-            raise
-    else:
-        return
-    (folder / RECORD).unlink(missing_ok=True)  # from here on it is not whole
-    for name in FOLDERS:
-        shutil.rmtree(folder / name, ignore_errors=True)
-    for path in sorted(partial.iterdir(), key=lambda path: path.name == RECORD):
-        os.replace(path, folder / path.name)
-    partial.rmdir()
-
-
-def remove_partial(out, items):
-    """Removes what was left of these items where work on them was cut off."""
-    names = {item.name for item in items}
-    for path in pathlib.Path(out).iterdir():
-        match = _PARTIAL.fullmatch(path.name)
-        if match and match["sequence"] in names and path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def read_record(folder):
-    """Returns the content of a folder's `RECORD`; None where there is none that can be read."""
-    try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return record if isinstance(record, dict) else None
-
-
-def find_fault(item, folder, inputs):
-    """Returns why a folder is not the item's whole result, in a few words; None if it is.
-
-    Args:
-        item: the `Item`.
-        folder: of its results.
-        inputs: what `describe_inputs` says today.
-    """
-    record = read_record(folder)
-    if record is None:
-        return f"no {RECORD} that can be read"
-    before = record.get(INPUTS)
-    if before != inputs:
-        before = before if isinstance(before, dict) else {}
-        names = before.keys() | inputs.keys()
-        nothing = object()
-        changed = sorted(
-            name for name in names if before.get(name, nothing) != inputs.get(name, nothing)
-        )
-        return f"made with another {', '.join(changed)}"
-    try:
-        names = video.open_frames(item.frames).names if os.path.isdir(item.frames) else None
-        for name in FOLDERS if inputs.get("probabilities") else FOLDERS[:1]:
-            _check_pictures(folder / name, names, record)
-    except InputError as error:
-        return str(error)
-    return None
-
-
-def _check_pictures(folder, names, record):
-    """Raises InputError unless there is one readable PNG for each frame."""
-    found = {path.stem: path for path in folder.glob("*.png")}
-    expected = set(found) if names is None else set(names)
-    if len(expected) != record.get("frames") or set(found) != expected:
-        missing = sorted(expected - set(found))
-        which = f", {missing[0]}.png is missing" if missing else ""
-        raise InputError(f"{len(found)} of {record.get('frames')} {folder.name}{which}")
-    for path in found.values():
-        video.check_png(path, tuple(record["size"]))
-
-
 # --- what happened --------------------------------------------------------------------------------
 
 
-def results_path(out, index=0, count=1):
+def results_path(out: str | os.PathLike[str], index: int = 0, count: int = 1) -> pathlib.Path:
     """Returns the file of result lines of a shard."""
     name = "results.jsonl" if count == 1 else f"results-{index:05d}-of-{count:05d}.jsonl"
     return pathlib.Path(out) / name
 
 
-def append_result(path, result):
+def append_result(path: pathlib.Path, result: Mapping[str, Any]) -> None:
     """Adds a line to the results; a line that was cut off before stays apart from it."""
     line = json.dumps(result, ensure_ascii=False) + "\n"
     with open(path, "a+b") as file:
@@ -299,7 +164,7 @@ def append_result(path, result):
         os.fsync(file.fileno())
 
 
-def read_results(path):
+def read_results(path: pathlib.Path) -> dict[str, dict[str, Any]]:
     """Returns sequence -> its last result; lines that were cut off are passed by."""
     results = {}
     with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:

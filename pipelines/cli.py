@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import errno
 import io
 import os
@@ -236,6 +237,23 @@ def define_common(flag_values: flags.FlagValues, *, precision: bool = True) -> N
     flags.DEFINE_integer(
         "seed", 0, "Seed of weights, order and augmentation.", flag_values=flag_values
     )
+
+
+def define_overwrite(flag_values: flags.FlagValues) -> None:
+    """Defines the flag without which finished results of other work are never replaced."""
+    flags.DEFINE_boolean(
+        "overwrite",
+        False,
+        "Replace finished results of other flags or inputs in --out. They stand until the new ones "
+        "are whole.",
+        flag_values=flag_values,
+    )
+
+
+def read_options(kind: type[T], flag_values: flags.FlagValues) -> T:
+    """Returns the dataclass `kind` with the values of the flags that are called as its fields."""
+    names = (field.name for field in dataclasses.fields(kind))  # type: ignore[arg-type]  # a dataclass
+    return kind(**{name: flag_values[name].value for name in names})
 
 
 class Progress:

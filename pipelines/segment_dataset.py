@@ -8,6 +8,9 @@ a line of JSON a sequence in `OUT/results.jsonl`. A sequence's folder is whole o
 run that was stopped goes on where it was when the same command is given again. What is whole,
 made with the same flags and the same networks and masks, is left as it is.
 
+Folders that this command did not make, and results of other flags or inputs (without --overwrite)
+are named and left alone, before any work.
+
 A sequence that fails is tried once more at the end, then reported, while the others go on; the
 exit status is then 3. Several machines share the work by `--shard=0/3`, `1/3` and `2/3` over one
 output folder, or by `--ray`.
@@ -20,17 +23,23 @@ A list has a sequence a line, its frames and then its masks, quoted as in a shel
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import os
+import pathlib
 import re
 import sys
 import time
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any
 
 import tqdm
 from absl import flags
 
-from osvos_tf import davis, dispatch, files, worklist
+from osvos_tf import davis, dispatch, engines, files, results, worker, worklist
 from osvos_tf.errors import InputError
-from pipelines import cli, engines, segment, sequence_worker
+from osvos_tf.options import LearnOptions, SegmentOptions
+from osvos_tf.video_job import VideoJob
+from pipelines import cli, segment
 
 _PER_SEQUENCE = ("frames", "mask", "out")  # flags of `segment` that each sequence has its own of
 # TensorFlow keeps some memory of every sequence, though nothing of it is in use: 13 MB on frames of
@@ -43,12 +52,12 @@ for _name in segment.FLAGS:
         FLAGS[_name] = segment.FLAGS[_name]
 _SHARED = tuple(FLAGS)
 
-flags.DEFINE_string("davis", None, "DAVIS root.", flag_values=FLAGS)
+cli.define_path("davis", None, "DAVIS root.", flag_values=FLAGS)
 flags.DEFINE_string(
     "split", None, "Name of a list in the DAVIS tree's ImageSets.", flag_values=FLAGS
 )
 flags.DEFINE_string("resolution", "480p", "Folder below JPEGImages.", flag_values=FLAGS)
-flags.DEFINE_string(
+cli.define_path(
     "list",
     None,
     "Text file with FRAMES MASK on each line, instead of a split. Relative paths start at --davis, "
@@ -56,9 +65,7 @@ flags.DEFINE_string(
     flag_values=FLAGS,
 )
 flags.DEFINE_list("sequences", [], "Sequences to segment, by comma; unset: all.", flag_values=FLAGS)
-flags.DEFINE_string(
-    "out", None, "Folder for the sequences' folders.", required=True, flag_values=FLAGS
-)
+cli.define_path("out", None, "Folder for the sequences' folders.", required=True, flag_values=FLAGS)
 flags.DEFINE_string(
     "shard", "0/1", "i/n: this run's part, 0 <= i < n, of work in n parts.", flag_values=FLAGS
 )
@@ -95,24 +102,34 @@ flags.DEFINE_float(
 )
 
 
-def main(args):
-    """Flags -> work list, less what is whole -> workers -> results, lines and a table."""
+GROUPS = (
+    ("What you need", ("davis", "split", "list", "out", "workers", "overwrite")),
+    ("Which sequences", ("sequences", "resolution", "shard")),
+    ("Where and how long", ("cpus", "ray", "gpus", "timeout")),
+    *(
+        (heading, [name for name in names if name in FLAGS and name != "overwrite"])
+        for heading, names in (("Learning", ("budget", "parent")), *segment.GROUPS[1:])
+    ),
+)
+
+
+def main(args: flags.FlagValues) -> None:
+    """Flags -> jobs, less what is whole -> workers -> results, lines and a table."""
     cli.require_positive(args, "timeout")
     index, count = _shard(args.shard)
     items = worklist.shard(_items(args), index, count)
     _require_networks(args)
+    jobs = _make_jobs(args, items)
+    wanted, whole = _check_all(jobs)
     out = files.ensure_writable(args.out)
     log = worklist.results_path(out, index, count)
-    arguments = _arguments(args)
-
-    wanted, whole = _check_all(items, arguments, out)
-    rows = _keep(whole, out, log)  # sequence -> its line of the table
+    rows = _keep(whole, log)  # sequence -> its line of the table
     started = time.monotonic()
-    with contextlib.closing(_run(args, wanted, arguments, out)) as outcomes:
+    with contextlib.closing(_run(args, wanted)) as outcomes:
         for outcome in outcomes:
             result = _result(outcome)
             worklist.append_result(log, result)
-            rows[outcome.job.name] = result
+            rows[_sequence(outcome.job)] = result
             _stop_if_all_fail(rows)
     _print_table([rows[item.name] for item in items], time.monotonic() - started)
     failed = [row for row in rows.values() if row["status"] == "failed"]
@@ -124,19 +141,19 @@ def main(args):
         )
 
 
-def run():
-    """The console command."""
-    cli.run(main, FLAGS, __doc__)
+def run() -> None:
+    """Runs the console command."""
+    cli.run(main, FLAGS, __doc__ or "", GROUPS)
 
 
-def _shard(text):
+def _shard(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"([0-9]+)/([0-9]+)", text)
     if not match or not int(match[1]) < int(match[2]):
         raise InputError(f"Wanted --shard=i/n with 0 <= i < n, such as 0/3. Got {text!r}.")
     return int(match[1]), int(match[2])
 
 
-def _items(args):
+def _items(args: flags.FlagValues) -> tuple[worklist.Item, ...]:
     """Returns the work list of all shards."""
     if (args.split is None) == (args.list is None):
         raise InputError("Wanted sequences: either --davis=DIR --split=NAME or --list=FILE.")
@@ -151,14 +168,16 @@ def _items(args):
     )
 
 
-def _select(items, names, source):
+def _select(
+    items: tuple[worklist.Item, ...], names: Sequence[str], source: str
+) -> tuple[worklist.Item, ...]:
     unknown = sorted(set(names) - {item.name for item in items})
     if unknown:
         raise InputError(f"{source} has no sequence {', '.join(map(repr, unknown))}.")
     return tuple(item for item in items if not names or item.name in names)
 
 
-def _require_networks(args):
+def _require_networks(args: flags.FlagValues) -> None:
     """Raises InputError where a model file is missing: that would fail each sequence alike."""
     for name in _SHARED:
         value = args[name].value
@@ -166,99 +185,127 @@ def _require_networks(args):
             raise InputError(f"--{name}: no model file {value}.")
 
 
-def _arguments(args):
-    """Returns the flags that all sequences share, as arguments of `segment`."""
-    texts = []
-    for name in _SHARED:
-        if args[name].value is not None:
-            text = args[name].serialize()
-            texts += text.split("\n") if isinstance(args[name], flags.MultiFlag) else [text]
-    return texts
+def _make_jobs(args: flags.FlagValues, items: Sequence[worklist.Item]) -> list[VideoJob]:
+    """Returns a job for each sequence.
+
+    Raises:
+        InputError: the flags do not fit together.
+    """
+    shared = VideoJob(
+        frames="",
+        masks=(),
+        out="",
+        learn=cli.read_options(LearnOptions, args),
+        segment=cli.read_options(SegmentOptions, args),
+        probabilities=args.probabilities,
+        overwrite=args.overwrite,
+    )
+    out = os.path.abspath(args.out)
+    return [
+        dataclasses.replace(
+            shared, frames=item.frames, masks=item.masks, out=os.path.join(out, item.name)
+        )
+        for item in items
+    ]
 
 
-def _check_all(items, arguments, out):
-    """Returns the items that are to be done, and those whose results are whole."""
+def _sequence(job: VideoJob) -> str:
+    """Returns the name of a job's sequence."""
+    return pathlib.Path(job.out).name
 
-    def find_fault(item):
-        folder = out / item.name
-        if not folder.exists():
-            return ""
-        args = sequence_worker.parse(item, arguments, folder)
-        return worklist.find_fault(item, folder, sequence_worker.describe_inputs(args))
 
-    wanted, whole = [], []
+def _check_all(jobs: Sequence[VideoJob]) -> tuple[list[VideoJob], list[VideoJob]]:
+    """Returns the jobs that are to be done, and those whose results are whole.
+
+    Raises:
+        InputError: results would replace what is not ours, or of other work without --overwrite.
+    """
+
+    def check(job: VideoJob) -> tuple[str | None, str]:
+        fault = job.find_fault()
+        try:
+            results.require_place(job.out, job.work(), overwrite=job.overwrite)
+        except InputError as error:
+            return fault, str(error)
+        return fault, ""
+
+    wanted: list[VideoJob] = []
+    whole: list[VideoJob] = []
+    refused: list[str] = []
     threads = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
-    faults = threads.map(find_fault, items)
+    checked = threads.map(check, jobs)
     try:
-        with cli.Progress("Looking at what is there", len(items), "sequence") as progress:
-            for item, fault in progress.over(zip(items, faults, strict=True)):
-                (whole if fault is None else wanted).append(item)
-                if fault:
-                    _say(f"{item.name} is done again: {fault}")
+        with cli.Progress("Looking at what is there", len(jobs), "sequence") as progress:
+            for job, (fault, refusal) in progress.over(zip(jobs, checked, strict=True)):
+                (whole if fault is None else wanted).append(job)
+                if refusal:
+                    refused.append(refusal)
+                elif fault:
+                    _say(f"{_sequence(job)} is done again: {fault}")
     finally:
         threads.shutdown(cancel_futures=True)
+    if refused:
+        more = f" And so it is with {len(refused) - 1} more." if refused[1:] else ""
+        raise InputError(refused[0] + more)
     return wanted, whole
 
 
-def _keep(items, out, log):
+def _keep(jobs: Sequence[VideoJob], log: pathlib.Path) -> dict[str, dict[str, Any]]:
     """Returns the results of sequences that are whole; lines that were lost are added again."""
     noted = worklist.read_results(log)
     rows = {}
-    for item in items:
-        result = {"sequence": item.name, "status": "done"}
-        result.update(sequence_worker.summary(out / item.name))
-        if noted.get(item.name, {}).get("status") != "done":
+    for job in jobs:
+        name = _sequence(job)
+        result = {"sequence": name, "status": "done"}
+        result.update(worker.summary(results.read_record(job.out) or {}))
+        if noted.get(name, {}).get("status") != "done":
             worklist.append_result(log, result)
-        rows[item.name] = {**result, "status": "whole"}
+        rows[name] = {**result, "status": "whole"}
     return rows
 
 
-def _run(args, items, arguments, out):
-    """Yields a `dispatch.Outcome` for each item."""
+def _run(args: flags.FlagValues, jobs: list[VideoJob]) -> Generator[dispatch.Outcome, None, None]:
+    """Yields a `dispatch.Outcome` for each job."""
     if args.gpus and args.ray is None:
         raise InputError("--gpus goes with --ray. Without: CUDA_VISIBLE_DEVICES and --shard.")
-    if not items:
+    if not jobs:
         return
-    worklist.remove_partial(out, items)
-    job = {"arguments": arguments, "out": str(out)}
+    engine: engines.Processes | engines.RayActors
     if args.ray is None:
-        engine = engines.Processes(args.workers or 1, args.cpus, job, args.timeout)
+        engine = engines.Processes(args.workers or 1, args.cpus, args.timeout)
     else:
-        engine = engines.RayActors(
-            args.ray, args.workers, args.cpus or 1, args.gpus, job, args.timeout
-        )
+        engine = engines.RayActors(args.ray, args.workers, args.cpus or 1, args.gpus, args.timeout)
 
-    def on_retry(item, reply):
-        _say(f"{item.name} is tried again: {reply['error']}")
+    def on_retry(job: VideoJob, reply: Mapping[str, Any]) -> None:
+        _say(f"{_sequence(job)} is tried again: {reply['error']}")
 
-    slots = min(engine.slots, len(items))
     outcomes = dispatch.run(
-        items,
+        jobs,
         engine.start,
-        slots,
+        min(engine.slots, len(jobs)),
         jobs_per_worker=_SEQUENCES_PER_WORKER,
         on_retry=on_retry,
     )
     try:
         with (
             contextlib.closing(outcomes),
-            cli.Progress("Segmenting", len(items), "sequence") as progress,
+            cli.Progress("Segmenting", len(jobs), "sequence") as progress,
         ):
             for outcome in outcomes:
                 yield outcome
                 failed = outcome.reply.get("error")
+                name = _sequence(outcome.job)
                 if failed:
-                    _say(f"{outcome.job.name} failed: {failed}")
-                progress.advance(note=f"{outcome.job.name} {'failed' if failed else 'done'}")
+                    _say(f"{name} failed: {failed}")
+                progress.advance(note=f"{name} {'failed' if failed else 'done'}")
     finally:
         engine.close()
-        worklist.remove_partial(out, items)
 
 
-def _result(outcome):
+def _result(outcome: dispatch.Outcome) -> dict[str, Any]:
     """Returns what is noted of a sequence, for a line of JSON."""
     return {
-        "sequence": outcome.job.name,
+        "sequence": _sequence(outcome.job),
         "status": "failed" if outcome.reply.get("error") else "done",
         "attempts": outcome.attempts,
         "seconds": round(outcome.seconds, 1),
@@ -266,14 +313,14 @@ def _result(outcome):
     }
 
 
-def _stop_if_all_fail(rows):
+def _stop_if_all_fail(rows: Mapping[str, Mapping[str, Any]]) -> None:
     """Raises InputError if the first two sequences failed alike: the flags are to blame."""
     errors = {row.get("error") for row in rows.values()}
     if len(rows) == 2 and len(errors) == 1 and all(row.get("mistake") for row in rows.values()):
         raise InputError(f"{errors.pop()} (Both of the first two sequences failed with this.)")
 
 
-def _print_table(rows, seconds):
+def _print_table(rows: Sequence[Mapping[str, Any]], seconds: float) -> None:
     columns = ("status", "frames", "updates", "seconds", "attempts")
     width = max([len(row["sequence"]) for row in rows] + [len("sequence")])
     print(f"{'sequence':<{width}}", *(f"{name:>8}" for name in columns))
@@ -283,9 +330,12 @@ def _print_table(rows, seconds):
         sum(row["status"] == status for row in rows) for status in ("done", "whole", "failed")
     )
     print(f"{done} done in {seconds:.0f} s, {whole} whole before, {failed} failed.")
+    for row in rows:
+        for remark in row.get("remarks", ()):
+            print(f"{row['sequence']}: {remark}")
 
 
-def _say(message):
+def _say(message: str) -> None:
     tqdm.tqdm.write(message, file=sys.stderr)
 
 

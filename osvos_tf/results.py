@@ -1,0 +1,371 @@
+"""Folders of results: made beside their place, and whole when they appear there.
+
+    results/dog/                what is finished; its run.json says what it was made from
+    results/.dog.unfinished/    the next one, while it is made or after it was killed
+    results/.dog.lock           held by the process that makes it; the system lets go if that dies
+
+A finished folder takes its place by one rename, and what stood there goes only then. What this
+package did not make is never removed: a folder without a record is refused, and files that somebody
+laid into a folder of results stay in it.
+"""
+
+import contextlib
+import ctypes
+import dataclasses
+import functools
+import hashlib
+import os
+import pathlib
+import shutil
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from osvos_tf import files
+from osvos_tf.errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows: two runs into one folder are not told there
+    fcntl = None  # type: ignore[assignment]  # the module, or its absence
+
+RECORD = "run.json"  # the last file of a finished folder
+WORK = "work"  # its entry that says what the results were made from, to know the same work again
+_CONTENTS = "contents"  # its entry that lists what we wrote
+_STARTED = "work.json"  # in an unfinished folder: what is being made
+_NOTHING = object()
+
+
+@dataclasses.dataclass
+class Draft:
+    """A folder that is being filled.
+
+    Attributes:
+        folder: where to write; all that lies in it at the end is published.
+        resumed: it holds what a killed run of the same work has left.
+        worth_keeping: set this once the folder holds something that a later run of the same work
+            can resume from; without it, the folder is removed where the work fails.
+    """
+
+    folder: pathlib.Path
+    resumed: bool
+    _out: pathlib.Path
+    _work: dict[str, Any]
+    worth_keeping: bool = False
+    _published: bool = False
+
+    def publish(self, record: Mapping[str, Any]) -> None:
+        """Gives the folder its final name, with `record` in it as `RECORD`.
+
+        Raises:
+            InputError: a file that somebody laid into the finished folder bears a name of ours.
+        """
+        contents = sorted({path.name for path in self.folder.iterdir()} - {_STARTED} | {RECORD})
+        foreign = _foreign(self._out)
+        if taken := sorted(path.name for path in foreign if path.name in contents):
+            raise InputError(_describe_foreign(self._out, taken))
+        files.write_json(self.folder / RECORD, {**record, WORK: self._work, _CONTENTS: contents})
+        for path in foreign:
+            _link(path, self.folder / path.name)
+        (self.folder / _STARTED).unlink()
+        _take_place(self.folder, self._out)
+        self._published = True
+
+
+@contextlib.contextmanager
+def draft(
+    out: str | os.PathLike[str], work: Mapping[str, Any], *, overwrite: bool = False
+) -> Iterator[Draft]:
+    """Yields the folder to make results in; nothing stands under the final name before `publish`.
+
+        with results.draft("results/dog", work) as draft:
+            write_masks(draft.folder)
+            draft.publish({"frames": 70})
+
+    Args:
+        out: the finished folder.
+        work: all that decides over the results, as JSON has it; see `identify`.
+        overwrite: replace finished results of other work.
+
+    Raises:
+        InputError: see `require_place`; another process makes results for `out` right now; or the
+            folder cannot be made.
+    """
+    out = require_place(out, work, overwrite=overwrite)
+    files.ensure_writable(out.parent)
+    folder = out.with_name(f".{out.name}.unfinished")
+    with lock(out.with_name(f".{out.name}.lock"), out):
+        _recover(folder, out)
+        resumed = _started(folder) == work
+        if not resumed:
+            if folder.exists():
+                shutil.rmtree(folder)
+            folder.mkdir()
+            files.write_json(folder / _STARTED, dict(work))
+        made = Draft(folder, resumed, out, dict(work), worth_keeping=resumed)
+        try:
+            yield made
+        finally:
+            if not made._published and not made.worth_keeping:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def require_place(
+    out: str | os.PathLike[str],
+    work: Mapping[str, Any],
+    *,
+    overwrite: bool = False,
+    inputs: Iterable[str | os.PathLike[str]] = (),
+) -> pathlib.Path:
+    """Returns the folder as an absolute path, once results of `work` may take its place.
+
+    Args:
+        out: the finished folder; need not exist.
+        work: see `draft`.
+        overwrite: see `draft`.
+        inputs: files and folders that the user named, which must not be replaced.
+
+    Raises:
+        InputError: it holds something and no record of ours; or finished results of other work,
+            without `overwrite`; or one of the inputs; or a rename cannot take its place.
+    """
+    out = pathlib.Path(os.path.realpath(os.path.expanduser(out)))
+    for path in inputs:
+        if pathlib.Path(os.path.realpath(path)).is_relative_to(out):
+            raise InputError(
+                f"'{path}' lies in '{out}', whose content would be replaced. Name another folder "
+                "for the results, or copy the file to another place."
+            )
+    if not out.exists():
+        return out
+    if not out.is_dir():
+        raise InputError(f"Wanted an output folder, but '{out}' is a file. Name a folder.")
+    if not _visible(out):
+        return _require_movable(out)
+    record = read_record(out)
+    if record is None:
+        raise InputError(_describe_foreign(out, [path.name for path in _visible(out)]))
+    if record.get(WORK) != work and not overwrite:
+        raise InputError(
+            f"'{out}' holds finished results made with {describe_difference(record, work)}. Name "
+            "another folder to keep them, or replace them with overwrite (--overwrite)."
+        )
+    return _require_movable(out)
+
+
+def is_finished(out: str | os.PathLike[str], work: Mapping[str, Any]) -> bool:
+    """Tells whether a folder holds the finished results of this very work."""
+    record = read_record(pathlib.Path(out))
+    return record is not None and record.get(WORK) == work
+
+
+def read_record(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """Returns the content of a folder's `RECORD`; None where there is none that can be read."""
+    try:
+        record = files.read_json(pathlib.Path(folder) / RECORD)
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def describe_difference(record: Mapping[str, Any], work: Mapping[str, Any]) -> str:
+    """Names what a record's results were made from and `work` is not, in a few words."""
+    before = record.get(WORK)
+    if not isinstance(before, dict):
+        return "an unknown version of this package"
+    return f"another {', '.join(sorted(_differences(before, work)))}"
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    for name in {**before, **now}:
+        a, b = before.get(name, _NOTHING), now.get(name, _NOTHING)
+        if isinstance(a, dict) and isinstance(b, dict):
+            yield from _differences(a, b)
+        elif a != b:
+            yield name
+
+
+# --- what decides over results --------------------------------------------------------------------
+
+
+def identify(path: str | os.PathLike[str]) -> str:
+    """Returns a file's checksum, so that new content under the old name is noticed.
+
+    A file is read once for all results of a process; one that has changed is read again.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    status = os.stat(path)
+    return _checksum(os.path.realpath(path), status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=64)
+def _checksum(path: str, size: int, changed: int) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return f"sha256:{digest.hexdigest()}"
+
+
+# --- the lock -------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def lock(path: str | os.PathLike[str], what: str | os.PathLike[str]) -> Iterator[None]:
+    """Holds a lock file for this process; when the process ends, however, the lock is gone.
+
+    Args:
+        path: the lock file; it is removed afterwards.
+        what: the folder that it guards, for the message.
+
+    Raises:
+        InputError: another process holds it.
+    """
+    if fcntl is None:
+        yield
+        return
+    while True:
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise InputError(
+                f"Another run is writing to '{what}' right now. Wait for it, or name another "
+                "folder."
+            ) from None
+        except OSError:  # a file system without locks
+            break
+        if _is_same(descriptor, path):  # else its last holder has just removed it
+            break
+        os.close(descriptor)
+    try:
+        yield
+    finally:
+        pathlib.Path(path).unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _is_same(descriptor: int, path: str | os.PathLike[str]) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+# --- taking the place -----------------------------------------------------------------------------
+
+
+def _take_place(folder: pathlib.Path, out: pathlib.Path) -> None:
+    """Renames a finished folder to `out`; what stood there is removed afterwards."""
+    files.flush_to_disk_all(folder)
+    if not out.exists() or not any(out.iterdir()):
+        if os.name == "nt" and out.exists():
+            out.rmdir()
+        os.rename(folder, out)  # POSIX replaces an empty folder in one step
+        return
+    if _exchange(folder, out):
+        old = folder
+    else:
+        old = _old(out)
+        os.rename(out, old)
+        os.rename(folder, out)
+    _remove_old(old, out)
+
+
+def _recover(folder: pathlib.Path, out: pathlib.Path) -> None:
+    """Completes what a killed process had begun in `_take_place`."""
+    old = _old(out)
+    if old.exists():
+        if out.exists():
+            _remove_old(old, out)
+        else:
+            os.rename(old, out)
+    if read_record(folder) is not None and _started(folder) is None and out.exists():
+        _remove_old(folder, out)
+
+
+def _remove_old(old: pathlib.Path, out: pathlib.Path) -> None:
+    """Removes the folder that `out` has replaced; what somebody laid into it is in `out` too."""
+    for path in _foreign(old):
+        if not (out / path.name).exists():
+            os.rename(path, out / path.name)
+    shutil.rmtree(old)
+
+
+def _exchange(a: pathlib.Path, b: pathlib.Path) -> bool:
+    """Lets two folders swap names in one step; False where the system cannot."""
+    library: Any = ctypes.CDLL(None, use_errno=True) if os.name == "posix" else None
+    names = os.fsencode(a), os.fsencode(b)
+    here, swap = -100, 2  # AT_FDCWD of Linux; RENAME_EXCHANGE there, RENAME_SWAP on macOS
+    if sys.platform == "linux" and hasattr(library, "renameat2"):
+        return library.renameat2(here, names[0], here, names[1], swap) == 0
+    if sys.platform == "darwin" and hasattr(library, "renamex_np"):
+        return library.renamex_np(*names, swap) == 0
+    return False
+
+
+def _old(out: pathlib.Path) -> pathlib.Path:
+    return out.with_name(f".{out.name}.old")
+
+
+def _started(folder: pathlib.Path) -> Any:
+    """Returns the work that an unfinished folder was begun for, None if there is none."""
+    try:
+        return files.read_json(folder / _STARTED)
+    except (OSError, ValueError):
+        return None
+
+
+def _require_movable(out: pathlib.Path) -> pathlib.Path:
+    """Returns the folder, once it has proved one that a rename can replace.
+
+    Raises:
+        InputError: it is where a file system is mounted, or the folder that we are in.
+    """
+    if os.path.ismount(out) or pathlib.Path.cwd().is_relative_to(out):
+        raise InputError(
+            f"Results take the place of their folder as a whole, which '{out}' does not allow: it "
+            "is a mount point or holds the current folder. Name a folder in it: "
+            f"'{out / 'results'}'."
+        )
+    return out
+
+
+def _visible(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Returns what a file manager would show."""
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def _foreign(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Returns what lies in a finished folder and was not written by us."""
+    if not folder.is_dir():
+        return []
+    record = read_record(folder) or {}
+    contents = record.get(_CONTENTS)
+    ours = set(contents) if isinstance(contents, list) else set()
+    return sorted(path for path in folder.iterdir() if path.name not in ours)
+
+
+def _link(path: pathlib.Path, target: pathlib.Path) -> None:
+    """Gives a file, or all files of a folder, a second name; copies where that cannot be."""
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.copytree(path, target, symlinks=True, copy_function=os.link)
+        else:
+            os.link(path, target, follow_symlinks=False)
+    except (OSError, shutil.Error, NotImplementedError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.copytree(path, target, symlinks=True, dirs_exist_ok=True)
+        else:
+            shutil.copy2(path, target, follow_symlinks=False)
+
+
+def _describe_foreign(out: pathlib.Path, names: list[str], most: int = 4) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return (
+        f"'{out}' holds what this command did not make ({', '.join(names[:most])}{more}), and no "
+        f"{RECORD} of finished results. Name another folder, or an empty one."
+    )

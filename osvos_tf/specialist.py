@@ -1,0 +1,520 @@
+"""The main job: learn an object from a mask or a few, then find it in every frame of a video.
+
+    video = osvos_tf.open_video("dog.mp4")
+    dog = osvos_tf.learn(video, {0: "dog_first_frame.png"})
+    for frame in dog.segment(video):
+        frame.mask  # uint8 [height, width]
+
+A `Specialist` is a value: nothing changes one, `correct` gives another. On the disk it is a folder:
+
+    dog/specialist.keras             the network that knows the object
+    dog/specialist.json              options, objects, names of the annotated frames, losses
+    dog/annotations/00000.mask.png   an annotated frame's mask, 0 background, 1 object, 255 void
+    dog/annotations/00000.frame.png  and its pixels
+"""
+
+import dataclasses
+import hashlib
+import os
+import pathlib
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import cv2
+import keras
+import numpy as np
+from PIL import Image
+
+from osvos_tf import annotations as annotated
+from osvos_tf import files, inference, model, one_shot, results, runtime, snapping, video
+from osvos_tf.annotations import Annotation, Mask
+from osvos_tf.errors import InputError
+from osvos_tf.options import LearnOptions, SegmentOptions, with_changes
+from osvos_tf.progress import OnProgress, Progress
+
+NETWORK = "specialist.keras"
+RECORD = "specialist.json"
+ANNOTATIONS = "annotations"
+CONTENTS = (NETWORK, RECORD, ANNOTATIONS)
+
+Source = str | os.PathLike[str] | np.ndarray | video.Frames
+
+# A network without a parent is half as wide as VGG16: with one mask there is little to learn from.
+_RANDOM_WIDTH = 0.5
+_RANDOM_HEIGHT = 240
+# Of the first training's updates, those that a correction takes: it begins with what is known.
+_CORRECTION = 1 / 3
+
+
+class SegmentedFrame(NamedTuple):
+    """What was found in one frame.
+
+    Attributes:
+        name: the frame's.
+        image: the frame, uint8 RGB [height, width, 3].
+        mask: uint8 [height, width]: 0, or the object's id. In an annotated frame it is what was
+            given.
+        probability: id -> float32 [height, width] in 0..1, as snapped.
+        confidence: id -> 0..1, how sharply the probability tells the mask from the rest: their
+            overlap, as J has it. 0 where no object is found, 1 in an annotated frame.
+    """
+
+    name: str
+    image: np.ndarray
+    mask: np.ndarray
+    probability: dict[int, np.ndarray]
+    confidence: dict[int, float]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Specialist:
+    """A network that knows one object; of `learn` or `load`.
+
+    Attributes:
+        network: the foreground network, float32. It is not to be trained: a copy is.
+        annotations: the frames that it has learned from.
+        options: how it has learned.
+        objects: id -> name.
+        losses: (update, loss) pairs of its last training.
+        seconds: of its last training.
+    """
+
+    network: keras.Model
+    annotations: tuple[Annotation, ...] = ()
+    options: LearnOptions = dataclasses.field(default_factory=LearnOptions)
+    objects: Mapping[int, str] = dataclasses.field(default_factory=lambda: {1: "object 1"})
+    losses: tuple[tuple[int, float], ...] = ()
+    seconds: float = 0.0
+
+    def segment(
+        self,
+        video: Source,
+        *,
+        options: SegmentOptions | None = None,
+        on_progress: OnProgress | None = None,
+        **changes: Any,
+    ) -> Iterator[SegmentedFrame]:
+        """Finds the object in every frame, one after another: memory does not grow with the video.
+
+        Args:
+            video: what `osvos_tf.open_video` takes. It need not be the one learned from.
+            options: how; None: the defaults.
+            on_progress: called with a `Progress` after each frame.
+            changes: options by their names, such as `snap="none"`.
+
+        Returns:
+            An iterator of `SegmentedFrame`. What is wrong with the arguments, this call tells.
+
+        Raises:
+            InputError: the video cannot be read, or the options do not fit.
+        """
+        frames = _open(video)
+        segmenter = Segmenter(self, frames.size, with_changes(SegmentOptions, options, changes))
+        return segmenter.run(frames, on_progress)
+
+    def correct(
+        self,
+        video: Source,
+        masks: Mapping[int | str, Mask],
+        *,
+        on_progress: OnProgress | None = None,
+        **changes: Any,
+    ) -> "Specialist":
+        """Learns further, from masks of more frames together with those that it knows.
+
+        Args:
+            video: where the frames are.
+            masks: as for `learn`; they replace what was given for the same frames.
+            on_progress: as for `learn`.
+            changes: options by their names. All others are this specialist's own, but for
+                `updates`: a third of what its own come to.
+
+        Returns:
+            A new specialist; this one stays as it is.
+
+        Raises:
+            InputError: as for `learn`; or the frames are of another size than those it knows.
+        """
+        options = with_changes(LearnOptions, self.options, changes)
+        if not {"updates", "budget"} & set(changes):
+            updates = max(1, round(_CORRECTION * (self.options.updates or len(self.losses))))
+            options = dataclasses.replace(options, updates=updates, budget=None)
+        given = annotated.read_annotations(_open(video), masks, options.object)
+        kept = [
+            known for known in self.annotations if not any(known.shows(*new[:2]) for new in given)
+        ]
+        if kept and kept[0].frame.shape != given[0].frame.shape:
+            raise InputError(
+                f"The frames known so far are {annotated.describe_size(kept[0].frame)} (width x "
+                f"height), these are {annotated.describe_size(given[0].frame)}. Correct frames of "
+                "one size."
+            )
+        corrected = _train(self.network, (*kept, *given), options, self.objects, on_progress)
+        return dataclasses.replace(corrected, options=self.options)
+
+    def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Writes the specialist to a folder of its own, whole or not at all.
+
+        Args:
+            folder: for `osvos_tf.load`.
+            overwrite: replace finished results that lie there.
+
+        Raises:
+            InputError: the folder holds something else, or cannot be written.
+        """
+        work = {"command": "save", "specialist": self._digest()}
+        with results.draft(folder, work, overwrite=overwrite) as draft:
+            self.write(draft.folder)
+            draft.publish({"versions": runtime.versions(runtime.import_tensorflow())})
+
+    def export(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        contour: str | os.PathLike[str] | None = None,
+        threshold: float = inference.DEFAULT_THRESHOLD,
+        version: int | None = None,
+    ) -> pathlib.Path:
+        """Writes the next version of a model that TensorFlow Serving runs.
+
+        Args:
+            folder: `saved_models/NAME`; NAME is what clients ask for.
+            contour: a contour network, a `.keras` file, which adds the output `contours`.
+            threshold: a pixel is the object where its probability is above this.
+            version: its number; None takes the next free one.
+
+        Returns:
+            The version's folder.
+
+        Raises:
+            InputError: see `export.export_saved_model`.
+        """
+        from osvos_tf import export  # its messages are of the extra "serving"
+
+        return export.export_saved_model(
+            self.network,
+            folder,
+            contour=None if contour is None else load_contour(contour),
+            threshold=threshold,
+            version=version,
+        )
+
+    def write(self, folder: pathlib.Path) -> None:
+        """Writes the specialist's files into a folder that is being made, the network last."""
+        place = files.ensure_writable(folder / ANNOTATIONS)
+        for number, known in enumerate(self.annotations):
+            for kind, pixels in (("mask", known.mask), ("frame", known.frame[..., ::-1])):
+                with files.atomic_path(place / f"{number:05d}.{kind}.png") as temporary:
+                    temporary.write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
+        record = {
+            "options": dataclasses.asdict(self.options),
+            "objects": {str(number): name for number, name in self.objects.items()},
+            "annotations": [known.name for known in self.annotations],
+            "losses": self.losses,
+            "seconds": self.seconds,
+        }
+        files.write_json(folder / RECORD, record)
+        model.save_model(self.network, folder / NETWORK)
+
+    def _digest(self) -> str:
+        digest = hashlib.sha256()
+        for array in self.network.get_weights():
+            digest.update(array.tobytes())
+        for known in self.annotations:
+            digest.update(known.mask.tobytes())
+        return digest.hexdigest()
+
+
+def learn(
+    video: Source,
+    masks: Mapping[int | str, Mask],
+    *,
+    options: LearnOptions | None = None,
+    on_progress: OnProgress | None = None,
+    **changes: Any,
+) -> Specialist:
+    """Learns an object from its mask in one frame, or in a few.
+
+        dog = osvos_tf.learn("dog.mp4", {0: "dog_first_frame.png"}, budget=30)
+
+    Args:
+        video: what `osvos_tf.open_video` takes.
+        masks: frame -> mask. A frame is its position (int) or its name (str); a mask is what
+            `video.read_mask` takes, of the frame's size.
+        options: how; None: the defaults.
+        on_progress: called with a `Progress` after each update. What it raises ends the training.
+        changes: options by their names, such as `updates=300`.
+
+    Returns:
+        A `Specialist`.
+
+    Raises:
+        InputError: the video, a mask or the parent network cannot be read, a mask does not fit its
+            frame or shows nothing to learn, or the options do not fit.
+        FloatingPointError: the loss is not finite, see `training.train`.
+    """
+    chosen = with_changes(LearnOptions, options, changes)
+    given = annotated.read_annotations(_open(video), masks, chosen.object)
+    return learn_from(given, chosen, on_progress)
+
+
+def learn_from(
+    annotations: tuple[Annotation, ...],
+    options: LearnOptions,
+    on_progress: OnProgress | None = None,
+) -> Specialist:
+    """Learns an object from annotated frames that were read, see `learn`."""
+    parent = _parent(options, annotations[0].frame.shape[0])
+    number = options.object or 1
+    return _train(parent, annotations, options, {number: f"object {number}"}, on_progress)
+
+
+def load(path: str | os.PathLike[str]) -> Specialist:
+    """Loads a specialist.
+
+    Args:
+        path: a folder that `Specialist.save` or `segment` has left, or a `.keras` file.
+
+    Raises:
+        InputError: there is none, or it is damaged.
+    """
+    path = pathlib.Path(path).expanduser()
+    if not path.is_dir():
+        return Specialist(_foreground(path), objects={1: "object 1"})
+    if not (path / NETWORK).is_file():
+        raise InputError(
+            f"No {NETWORK} in '{path}'. Wanted a folder that segment or Specialist.save has left, "
+            "or a .keras file."
+        )
+    try:
+        record: Any = files.read_json(path / RECORD)
+        annotations = tuple(
+            Annotation(
+                str(name),
+                video.read_image(path / ANNOTATIONS / f"{number:05d}.frame.png"),
+                video.read_mask(_labels(path / ANNOTATIONS / f"{number:05d}.mask.png")),
+            )
+            for number, name in enumerate(record["annotations"])
+        )
+        return Specialist(
+            _foreground(path / NETWORK),
+            annotations,
+            LearnOptions(**record["options"]),
+            {int(number): str(name) for number, name in record["objects"].items()},
+            tuple((int(update), float(loss)) for update, loss in record["losses"]),
+            float(record["seconds"]),
+        )
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"The specialist in '{path}' is damaged: {error}. Learn the object again, or load its "
+            f"{NETWORK} alone."
+        ) from error
+
+
+class Segmenter:
+    """Frames to masks, one after another: what `Specialist.segment` is made of.
+
+    Args:
+        specialist: what knows the object.
+        size: (height, width) of the frames, in pixels.
+        options: a `SegmentOptions`.
+    """
+
+    def __init__(
+        self, specialist: Specialist, size: tuple[int, int], options: SegmentOptions
+    ) -> None:
+        self._specialist, self._size, self._options = specialist, size, options
+        (self._id,) = specialist.objects
+        network = model.with_precision(specialist.network, options.precision)
+        if options.contour is None:
+            predictor = model.build_predictor(network, frame_height=size[0])
+        else:
+            contour = model.with_precision(load_contour(options.contour), options.precision)
+            predictor = model.build_two_stream(network, contour, frame_height=size[0])
+        self._predict = model.any_size(predictor)
+        self._follower = inference.Follower(self._predict, self._is_object)
+
+    def run(
+        self, frames: video.Frames, on_progress: OnProgress | None = None
+    ) -> Iterator[SegmentedFrame]:
+        """Yields a `SegmentedFrame` for every frame of a video."""
+        started = time.monotonic()
+        # While the network looks at the next frames, a thread beside it snaps the last ones.
+        found = inference.map_beside(lambda located: self._finish(*located), self._locate(frames))
+        for done, frame in enumerate(found, start=1):
+            if on_progress is not None:
+                on_progress(Progress("segment", done, frames.length, time.monotonic() - started))
+            yield frame
+
+    def step(
+        self, image: np.ndarray, mask: Mask | None = None, *, name: str = ""
+    ) -> SegmentedFrame:
+        """Segments the next frame.
+
+        Args:
+            image: uint8 RGB [height, width, 3].
+            mask: what is given for this frame; it is returned, and the object is looked for around
+                it from then on.
+            name: of the frame.
+        """
+        if mask is not None:
+            known = Annotation(name, image, video.read_mask(mask))
+            self._follower.anchor(known.mask == 1)
+            nothing = np.zeros(self._size, np.float32)
+            return self._given(known, nothing)
+        if self._options.follow:
+            ((window, predicted),) = self._follower.locate([image])
+        else:
+            window = inference.Window(0, 0, *self._size)
+            ((_, _, predicted),) = inference.predict_frames([(name, image)], self._predict)
+        return self._finish(name, image, window, predicted)
+
+    def _locate(
+        self, frames: video.Frames
+    ) -> Iterator[tuple[str, np.ndarray, inference.Window, Any]]:
+        """Yields (name, frame, window, prediction in the window) of all frames."""
+        images = inference.read_ahead(frames)
+        if self._options.follow:
+            known = self._known(*frames.first())
+            yield from inference.follow_object(
+                images, self._predict, self._is_object, mask=None if known is None else known.mask
+            )
+        else:
+            for name, frame, predicted in inference.predict_frames(images, self._predict):
+                yield name, frame, inference.Window(0, 0, *self._size), predicted
+
+    def _is_object(self, predicted: Any) -> np.ndarray:
+        probability = predicted["probabilities"] if isinstance(predicted, dict) else predicted
+        return probability > self._options.threshold
+
+    def _finish(
+        self, name: str, image: np.ndarray, window: inference.Window, predicted: Any
+    ) -> SegmentedFrame:
+        probability, mask = self._snap(window.cut(image), predicted)
+        confidence = _sharpness(probability, mask)
+        probability = window.fill(probability, self._size)
+        known = self._known(name, image)
+        if known is not None:
+            return self._given(known, probability)
+        mask = window.fill(mask, self._size) * np.uint8(self._id)
+        return SegmentedFrame(name, image, mask, {self._id: probability}, {self._id: confidence})
+
+    def _snap(self, image: np.ndarray, predicted: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Returns probability and mask 0/1, both [height, width], snapped as the options say."""
+        options = self._options
+        if options.snap == "none":
+            return predicted, inference.to_mask(predicted, options.threshold)
+        if options.snap == "contour":
+            mask = inference.to_mask(predicted["probabilities"], options.threshold)
+            map_ = snapping.ucm(predicted["contours"])
+            labels = snapping.superpixels(map_, options.contour_threshold)
+            return predicted["probabilities"], snapping.majority_vote(mask, labels)
+        predicted = snapping.bilateral(predicted, image)
+        return predicted, inference.to_mask(predicted, options.threshold)
+
+    def _known(self, name: str, image: np.ndarray) -> Annotation | None:
+        known = (a for a in self._specialist.annotations if a.shows(name, image))
+        return next(known, None)
+
+    def _given(self, known: Annotation, probability: np.ndarray) -> SegmentedFrame:
+        """Returns an annotated frame as it was given; where it is void, as it was found."""
+        void = known.mask == video.VOID
+        found = np.where(void, probability, known.mask == 1).astype(np.float32)
+        mask = inference.to_mask(found, self._options.threshold) * np.uint8(self._id)
+        return SegmentedFrame(known.name, known.frame, mask, {self._id: found}, {self._id: 1.0})
+
+
+def load_contour(path: str | os.PathLike[str]) -> keras.Model:
+    """Loads a contour network from a `.keras` file.
+
+    Raises:
+        InputError: it cannot be loaded, or is another network.
+    """
+    network = model.load_model(path)
+    if network.name != "contour":
+        raise InputError(
+            f"'{path}' holds a {network.name} network, not the contours that are wanted. Name a "
+            "network of train_contour."
+        )
+    return network
+
+
+def _foreground(path: str | os.PathLike[str]) -> keras.Model:
+    network = model.load_model(path)
+    if network.name == "contour":
+        raise InputError(f"'{path}' holds a contour network. Wanted a foreground network.")
+    return network
+
+
+def _open(source: Source) -> video.Frames:
+    frames = video.open_video(source)
+    frames.check()
+    return frames
+
+
+def _parent(options: LearnOptions, frame_height: int) -> keras.Model:
+    """Returns the network that training starts from."""
+    if options.parent == "compact":
+        return model.load_model(files.COMPACT_PARENT)
+    if options.parent != "random":
+        return _foreground(os.path.expanduser(options.parent))
+    network = model.build_foreground(
+        width_multiplier=_RANDOM_WIDTH, start="scratch", seed=options.seed
+    )
+    network.get_layer("preprocess").working_height = min(_RANDOM_HEIGHT, frame_height)
+    return network
+
+
+def _train(
+    network: keras.Model,
+    annotations: tuple[Annotation, ...],
+    options: LearnOptions,
+    objects: Mapping[int, str],
+    on_progress: OnProgress | None,
+) -> Specialist:
+    """Returns the specialist that a copy of the network becomes."""
+    stage = options.stage()
+    network = model.with_precision(network, options.precision)
+    if options.height is not None:
+        network.get_layer("preprocess").working_height = options.height
+    started = time.monotonic()
+    total = None if options.updates is None and options.budget is not None else stage.updates
+
+    def on_update(update: int, loss: float) -> None:
+        if on_progress is not None:
+            on_progress(Progress("learn", update, total, time.monotonic() - started, loss))
+
+    history = one_shot.learn(
+        network,
+        np.stack([known.frame for known in annotations]),
+        np.stack([known.mask for known in annotations]),
+        stage,
+        budget=options.budget,
+        seed=options.seed,
+        on_update=on_update,
+    )
+    return Specialist(
+        model.with_precision(network, "float32"),
+        annotations,
+        options,
+        objects,
+        history.losses,
+        round(time.monotonic() - started, 3),
+    )
+
+
+def _sharpness(probability: np.ndarray, mask: np.ndarray) -> float:
+    """Returns the overlap of a soft and a hard mask: sum of minima over sum of maxima."""
+    inside = float(probability[mask > 0].sum())
+    outside = float(probability.sum()) - inside
+    area = int(np.count_nonzero(mask))
+    return inside / (area + outside) if area else 0.0
+
+
+def _labels(path: pathlib.Path) -> np.ndarray:
+    """Returns the values of a stored mask, 0, 1 and 255."""
+    with Image.open(path) as image:
+        return np.array(image)

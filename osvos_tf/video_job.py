@@ -1,0 +1,336 @@
+"""One video from its frames and masks to a folder of results, as `segment` and workers make it.
+
+OUT/masks/00000.png       one PNG a frame, 0 and 255
+OUT/probabilities/        the same of probabilities, 0..255; where asked for
+OUT/overlay.mp4
+OUT/specialist.keras, specialist.json, annotations/   see `specialist`
+OUT/run.json              the record
+"""
+
+import dataclasses
+import os
+import pathlib
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from osvos_tf import annotations, files, inference, results, runtime, video, visualize
+from osvos_tf.annotations import Annotation
+from osvos_tf.errors import InputError
+from osvos_tf.options import LearnOptions, SegmentOptions
+from osvos_tf.progress import OnProgress
+
+if TYPE_CHECKING:
+    from osvos_tf.specialist import SegmentedFrame, Specialist
+
+MASKS, PROBABILITIES = "masks", "probabilities"
+_COLLAPSED = 0.1  # part of the smallest given mask below which a mask is worth a word
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoJob:
+    """What is to be made.
+
+    Attributes:
+        frames: folder of images, or a video file.
+        masks: annotations, each a PNG's path for the first frame or `NAME:PNG` for another.
+        out: the folder of results.
+        learn: how the object is learned.
+        segment: how it is found.
+        probabilities: write them, too.
+        overwrite: replace finished results of other work.
+    """
+
+    frames: str
+    masks: tuple[str, ...]
+    out: str
+    learn: LearnOptions = dataclasses.field(default_factory=LearnOptions)
+    segment: SegmentOptions = dataclasses.field(default_factory=SegmentOptions)
+    probabilities: bool = False
+    overwrite: bool = False
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns the job as JSON has it; `from_json` reads that."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "VideoJob":
+        """Returns the job that `as_json` gave; InputError where its options do not fit."""
+        learn, segment = LearnOptions(**value["learn"]), SegmentOptions(**value["segment"])
+        masks = tuple(value["masks"])
+        return cls(**{**value, "masks": masks, "learn": learn, "segment": segment})
+
+    def work(self) -> dict[str, Any]:
+        """Returns all that decides over the results, for `results.draft`.
+
+        Networks and masks count by their content; frames, which are many, by their path.
+        """
+        learn = dataclasses.asdict(self.learn)
+        parent = files.COMPACT_PARENT if self.learn.parent == "compact" else self.learn.parent
+        learn["parent"] = _identify(parent)
+        segment = dataclasses.asdict(self.segment)
+        segment["contour"] = self.segment.contour and _identify(self.segment.contour)
+        masks = [split_mask(mask) for mask in self.masks]
+        return {
+            "command": "segment",
+            "frames": os.path.realpath(self.frames),
+            "mask": [f"{name or ''}:{_identify(path)}" for name, path in masks],
+            "learn": learn,
+            "segment": segment,
+            "probabilities": self.probabilities,
+        }
+
+    def find_fault(self) -> str | None:
+        """Returns why `out` does not hold this job's whole results, None if it does.
+
+        An empty text: nothing is there.
+        """
+        if not os.path.exists(self.out):
+            return ""
+        record = results.read_record(self.out)
+        if record is None:
+            return f"no {results.RECORD} that can be read"
+        if record.get(results.WORK) != self.work():
+            return f"made with {results.describe_difference(record, self.work())}"
+        try:
+            is_folder = os.path.isdir(self.frames)
+            names = video.open_frames(self.frames).names if is_folder else None
+            for kind in (MASKS, PROBABILITIES) if self.probabilities else (MASKS,):
+                _check_pictures(pathlib.Path(self.out, kind), names, record)
+        except InputError as error:
+            return str(error)
+        return None
+
+
+def split_mask(value: str) -> tuple[str | None, str]:
+    """Returns name of the frame and path of a mask; None stands for the first frame.
+
+    A plain path may hold a colon itself, so what is a file is a path.
+    """
+    name, _, path = value.rpartition(":")
+    return (name, path) if name and not os.path.isfile(value) else (None, value)
+
+
+def run(
+    job: VideoJob,
+    *,
+    on_progress: OnProgress | None = None,
+    on_resume: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Does a job: its results are whole in `out` then, and until then `out` is as it was.
+
+    Results that are whole already stay as they are. What a killed run has learned is used.
+
+    Args:
+        job: what to make.
+        on_progress: see `specialist.learn`.
+        on_resume: called with a sentence where training is not needed.
+
+    Returns:
+        The record.
+
+    Raises:
+        InputError: a mistake in what the job names, see also `results.draft`.
+        FloatingPointError: see `training.train`.
+    """
+    frames = video.open_frames(job.frames)
+    frames.check()
+    given = _annotations(job, frames)
+    work = job.work()
+    _check_place(job, work, given)
+    if job.find_fault() is None:
+        return results.read_record(job.out) or {}
+
+    tf = runtime.import_tensorflow()
+    with results.draft(job.out, work, overwrite=job.overwrite) as draft:
+        specialist = _known(job, draft)
+        if specialist is None:
+            from osvos_tf.specialist import learn_from  # it loads TensorFlow
+
+            specialist = learn_from(given, job.learn, on_progress)
+        elif on_resume is not None:
+            on_resume("The object has been learned before; that specialist is used.")
+        if not (draft.folder / "specialist.keras").exists():
+            specialist.write(draft.folder)
+        draft.worth_keeping = True
+        started = time.monotonic()
+        found = _write_frames(job, frames, specialist, draft.folder, on_progress)
+        seconds = {"training": specialist.seconds, "inference": time.monotonic() - started}
+        draft.publish(
+            {
+                "versions": runtime.versions(tf),
+                "flags": _as_flags(job),
+                "objects": {str(number): name for number, name in specialist.objects.items()},
+                "frames": len(found),
+                "size": list(frames.size),
+                "updates": len(specialist.losses),
+                "losses": [[update, round(loss, 6)] for update, loss in specialist.losses],
+                "seconds": {name: round(value, 3) for name, value in seconds.items()},
+                "found": found,
+                "remarks": _remarks(found, given),
+            }
+        )
+    return results.read_record(job.out) or {}
+
+
+def _annotations(job: VideoJob, frames: video.Frames) -> tuple[Annotation, ...]:
+    """Reads the masks; InputError where two annotate one frame."""
+    masks: dict[int | str, annotations.Mask] = {}
+    for value in job.masks:
+        name, path = split_mask(value)
+        key = frames.find(0 if name is None else name)
+        if key in masks:
+            raise InputError(f"Two masks annotate frame {key!r}. Give each frame one.")
+        masks[key] = path
+    return annotations.read_annotations(frames, masks, job.learn.object)
+
+
+def _check_place(job: VideoJob, work: Mapping[str, Any], given: tuple[Annotation, ...]) -> None:
+    """Raises InputError where results cannot be made in `out`.
+
+    A mask that was corrected where an earlier run wrote it may stay there: it is given back as it
+    is, to the last byte.
+    """
+    networks = [path for path in (job.learn.parent, job.segment.contour) if path]
+    inputs = [job.frames, *(path for path in networks if os.path.isfile(path))]
+    for value, known in zip(job.masks, given, strict=True):
+        path = split_mask(value)[1]
+        own_place = pathlib.Path(job.out, MASKS, f"{known.name}.png")
+        if os.path.realpath(path) != os.path.realpath(own_place) or not _is_written_so(path):
+            inputs.append(path)
+    results.require_place(job.out, work, overwrite=job.overwrite, inputs=inputs)
+
+
+def _is_written_so(path: str) -> bool:
+    """Tells whether a mask's file is as `video.write_mask` writes it: grey, 0 and 255."""
+    with video.open_image(path) as image:
+        return image.mode == "L" and set(np.unique(np.asarray(image)).tolist()) <= {0, 255}
+
+
+def _known(job: VideoJob, draft: results.Draft) -> "Specialist | None":
+    """Returns what an earlier run of this very work has learned, None if there is nothing whole."""
+    from osvos_tf import specialist
+
+    folders = [draft.folder] if draft.resumed else []
+    if results.is_finished(job.out, job.work()):
+        folders.append(pathlib.Path(job.out))
+    for folder in folders:
+        if (folder / specialist.NETWORK).is_file():
+            try:
+                return specialist.load(folder)
+            except InputError:  # damaged: learned again, and written again
+                if folder == draft.folder:
+                    (folder / specialist.NETWORK).unlink()
+    return None
+
+
+def _write_frames(
+    job: VideoJob,
+    frames: video.Frames,
+    specialist: "Specialist",
+    folder: pathlib.Path,
+    on_progress: OnProgress | None,
+) -> dict[str, dict[str, Any]]:
+    """Writes masks and overlay of all frames; returns what the record says of each."""
+    for kind in (MASKS, PROBABILITIES):
+        shutil.rmtree(folder / kind, ignore_errors=True)  # of a killed run
+    files.remove_leftovers(folder)
+    masks = files.ensure_writable(folder / MASKS)
+    if job.probabilities:
+        files.ensure_writable(folder / PROBABILITIES)
+    kept = _masks_in_place(job)
+    with video.VideoWriter(folder / "overlay.mp4", frames.size, frames.fps) as overlay:
+
+        def write(frame: "SegmentedFrame") -> tuple[str, dict[str, Any]]:
+            mask = (frame.mask > 0).astype(np.uint8)
+            ((number, probability),) = frame.probability.items()
+            if frame.name in kept:
+                shutil.copyfile(kept[frame.name], masks / f"{frame.name}.png")
+            else:
+                video.write_mask(masks / f"{frame.name}.png", mask)
+            if job.probabilities:
+                place = folder / PROBABILITIES / f"{frame.name}.png"
+                video.write_probability(place, probability)
+            overlay.write(visualize.overlay(frame.image, mask))
+            return frame.name, {
+                "area": int(np.count_nonzero(mask)),
+                "confidence": round(frame.confidence[number], 4),
+            }
+
+        segmented = specialist.segment(frames, options=job.segment, on_progress=on_progress)
+        return dict(inference.map_beside(write, segmented))
+
+
+def _masks_in_place(job: VideoJob) -> dict[str, str]:
+    """Returns frame -> file of the masks that lie where results will replace them."""
+    place = os.path.realpath(os.path.join(job.out, MASKS))
+    paths = [split_mask(value)[1] for value in job.masks]
+    return {
+        pathlib.Path(path).stem: path
+        for path in paths
+        if os.path.dirname(os.path.realpath(path)) == place
+    }
+
+
+def _remarks(found: Mapping[str, Mapping[str, Any]], given: tuple[Annotation, ...]) -> list[str]:
+    """Says in which frames the object seems lost."""
+    least = _COLLAPSED * min(np.count_nonzero(known.mask == 1) for known in given)
+    empty = [name for name, frame in found.items() if not frame["area"]]
+    small = [name for name, frame in found.items() if 0 < frame["area"] < least]
+    remarks = []
+    for names, what in ((empty, "No object was found"), (small, "Next to nothing was found")):
+        if names:
+            remarks.append(
+                f"{what} in {len(names)} of {len(found)} frames: {', '.join(_runs(names, found))}. "
+                "If it is there, correct one of these masks and give it as well."
+            )
+    return remarks
+
+
+def _runs(names: list[str], found: Mapping[str, Any], most: int = 5) -> Iterator[str]:
+    """Yields frames that follow each other as "first to last"."""
+    place = {name: number for number, name in enumerate(found)}
+    runs: list[list[str]] = []
+    for name in names:
+        if runs and place[name] == place[runs[-1][-1]] + 1:
+            runs[-1].append(name)
+        else:
+            runs.append([name])
+    for run_ in runs[:most]:
+        yield run_[0] if len(run_) == 1 else f"{run_[0]} to {run_[-1]}"
+    if len(runs) > most:
+        yield f"and {len(runs) - most} more stretches"
+
+
+def _as_flags(job: VideoJob) -> dict[str, Any]:
+    """Returns the job as the flags of `segment`."""
+    return {
+        "frames": job.frames,
+        "mask": list(job.masks),
+        "out": job.out,
+        **dataclasses.asdict(job.learn),
+        **dataclasses.asdict(job.segment),
+        "probabilities": job.probabilities,
+    }
+
+
+def _identify(path: str | os.PathLike[str]) -> str:
+    """Returns a file's checksum; what is no file, such as "random", stands for itself."""
+    return results.identify(path) if os.path.isfile(path) else str(path)
+
+
+def _check_pictures(
+    folder: pathlib.Path, names: list[str] | None, record: Mapping[str, Any]
+) -> None:
+    """Raises InputError unless there is one readable PNG for each frame."""
+    found = {path.stem: path for path in folder.glob("*.png")}
+    expected = set(found) if names is None else set(names)
+    if len(expected) != record.get("frames") or set(found) != expected:
+        missing = sorted(expected - set(found))
+        which = f", {missing[0]}.png is missing" if missing else ""
+        raise InputError(f"{len(found)} of {record.get('frames')} {folder.name}{which}")
+    for path in found.values():
+        video.check_png(path, tuple(record["size"]))
