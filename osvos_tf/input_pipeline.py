@@ -4,24 +4,28 @@ Element number n of a chain depends on nothing but n and the seed. So a chain is
 its iterator's checkpoint is a position and nothing else.
 """
 
+import os
+from collections.abc import Callable, Sequence
+
 import numpy as np
 import tensorflow as tf
 
 from osvos_tf import augment, tfrecord
 from osvos_tf.errors import InputError
+from osvos_tf.recipes import Augmentation
 
 
 def parent_dataset(
-    records,
-    augmentation,
+    records: str | os.PathLike[str] | tf.Tensor,
+    augmentation: Augmentation,
     *,
-    batch_size=1,
-    height=None,
-    width=None,
-    seed=0,
-    part=(0, 1),
-    on_lost=None,
-):
+    batch_size: int = 1,
+    height: int | None = None,
+    width: int | None = None,
+    seed: int = 0,
+    part: tuple[int, int] = (0, 1),
+    on_lost: Callable[[list[tfrecord.Lost]], None] | None = None,
+) -> tf.data.Dataset:
     """Endless augmented views of all frames of a records folder, in a new order every pass.
 
     The encoded frames are kept in memory: about 70 KB each for DAVIS 480p, 0.2 GB for its train
@@ -30,10 +34,11 @@ def parent_dataset(
     Args:
         records: folder that `davis_to_tfrecord` made, or what `read_examples` gives for it, which
             several datasets can share.
-        augmentation: a `recipes.Augmentation`.
+        augmentation: how they are varied.
         batch_size: views of one batch; they need one size, so 1 unless `height` is given.
         height: height in pixels of the views; None leaves frames at their own size.
-        width: width in pixels of the views; None takes what the first frame's shape makes it.
+        width: width in pixels of the views, where there is a `height`; None takes what the first
+            frame's shape makes it.
         seed: of order and augmentation.
         part: (index, count) of workers that share the views: the index-th of every `count`. All
             of them read the records, so that together they see what one alone would.
@@ -46,19 +51,28 @@ def parent_dataset(
 
     Raises:
         InputError: the records are incomplete or damaged, or hold no frame with a mask.
+        ValueError: a width without a height.
     """
-    examples = records if tf.is_tensor(records) else read_examples(records, on_lost)
+    if width is not None and height is None:
+        raise ValueError(f"`width` wants a `height`. Received: width={width}, height=None.")
+    if isinstance(records, str | os.PathLike):
+        examples = read_examples(records, on_lost)
+    else:
+        examples = records
     first = tf.train.Example.FromString(examples[0].numpy()).features.feature
     shape = [first[side].int64_list.value[0] for side in ("height", "width")]
-    size = _view_size(shape, height) if width is None else (height, width)
+    size = _view_size(shape, height, width)
 
-    def load(index):
+    def load(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return tfrecord.parse(examples[index], size=size)
 
     return _views(load, len(examples), augmentation, batch_size, size, seed, part)
 
 
-def read_examples(records, on_lost=None):
+def read_examples(
+    records: str | os.PathLike[str],
+    on_lost: Callable[[list[tfrecord.Lost]], None] | None = None,
+) -> tf.Tensor:
     """Reads the encoded frames of a records folder that have a mask.
 
     Args:
@@ -72,7 +86,7 @@ def read_examples(records, on_lost=None):
         InputError: see `parent_dataset`.
     """
     examples, lost = tfrecord.load_records(records, skip_corrupt=on_lost is not None)
-    if lost:
+    if lost and on_lost is not None:
         on_lost(lost)
     examples = [example for example in examples if _has_mask(example)]
     if not examples:
@@ -80,13 +94,21 @@ def read_examples(records, on_lost=None):
     return tf.constant(examples)
 
 
-def one_shot_dataset(frames, masks, augmentation, *, batch_size=1, height=None, seed=0):
+def one_shot_dataset(
+    frames: np.ndarray,
+    masks: np.ndarray,
+    augmentation: Augmentation,
+    *,
+    batch_size: int = 1,
+    height: int | None = None,
+    seed: int = 0,
+) -> tf.data.Dataset:
     """Endless augmented views of the annotated frames of one sequence.
 
     Args:
         frames: uint8 RGB [count, height, width, 3].
         masks: uint8 [count, height, width], 0 background, 1 object, 255 void.
-        augmentation: a `recipes.Augmentation`.
+        augmentation: how they are varied.
         batch_size: see `parent_dataset`.
         height: see `parent_dataset`.
         seed: of order and augmentation.
@@ -95,22 +117,26 @@ def one_shot_dataset(frames, masks, augmentation, *, batch_size=1, height=None, 
         A dataset as `parent_dataset` gives it.
     """
     size = _view_size(np.shape(frames)[1:3], height)
-    frames, masks = tf.constant(np.asarray(frames)), tf.constant(np.asarray(masks)[..., None])
+    images, labels = tf.constant(np.asarray(frames)), tf.constant(np.asarray(masks)[..., None])
 
-    def load(index):
-        return frames[index], masks[index]
+    def load(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return images[index], labels[index]
 
     return _views(load, len(frames), augmentation, batch_size, size, seed)
 
 
-def _view_size(frame_shape, height):
-    """Returns (height, width) of views with the shape of a frame of (height, width)."""
+def _view_size(
+    frame_shape: Sequence[int], height: int | None, width: int | None = None
+) -> tuple[int, int] | None:
+    """Returns (height, width) of views; without a width, that of a frame of (height, width)."""
     if height is None:
         return None
-    return height, max(1, round(frame_shape[1] * height / frame_shape[0]))
+    if width is None:
+        width = max(1, round(frame_shape[1] * height / frame_shape[0]))
+    return height, width
 
 
-def _view_order(number, count, seed):
+def _view_order(number: tf.Tensor, count: int, seed: int) -> tf.Tensor:
     """Returns which of `count` items view `number` shows: every pass has a new order."""
     turn, position = number // count, number % count
     # A permutation of all items without a shuffle buffer.
@@ -119,10 +145,18 @@ def _view_order(number, count, seed):
     )
 
 
-def _views(load, count, augmentation, batch_size, size, seed, part=(0, 1)):
+def _views(
+    load: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
+    count: int,
+    augmentation: Augmentation,
+    batch_size: int,
+    size: tuple[int, int] | None,
+    seed: int,
+    part: tuple[int, int] = (0, 1),
+) -> tf.data.Dataset:
     index, parts = part
 
-    def view(number):
+    def view(number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         number = number * parts + index
         seeds = tf.stack([tf.cast(seed, tf.int64), number])
         frame = load(_view_order(number, count, seed))
@@ -131,7 +165,7 @@ def _views(load, count, augmentation, batch_size, size, seed, part=(0, 1)):
             return image, mask
         _, which, whether, other = tf.unstack(tf.random.experimental.stateless_split(seeds, 4))
 
-        def pasted():
+        def pasted() -> tuple[tf.Tensor, tf.Tensor]:
             index = tf.random.stateless_uniform([], which, maxval=count, dtype=tf.int64)
             view = augment.augment(*load(index), other, augmentation, size)
             return augment.paste(image, mask, *view)
@@ -152,6 +186,6 @@ def _views(load, count, augmentation, batch_size, size, seed, part=(0, 1)):
     )
 
 
-def _has_mask(example):
+def _has_mask(example: bytes) -> bool:
     parsed = tf.train.Example.FromString(example)
     return "mask" in parsed.features.feature

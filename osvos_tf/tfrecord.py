@@ -11,14 +11,18 @@ import glob
 import hashlib
 import io
 import itertools
+import os
 import pathlib
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Any
 
 import cv2
+import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageOps
 
 from osvos_tf import salvage, video
-from osvos_tf.davis import check_name
+from osvos_tf.davis import Frame, Sequence, check_name
 from osvos_tf.errors import InputError
 from osvos_tf.files import atomic_path, ensure_writable, read_json, write_json
 
@@ -40,8 +44,15 @@ _JPEG_QUALITY = 95  # of images that were resized or turned
 
 
 def write_records(
-    sequences, out, split, *, shards=8, height=None, progress=iter, read_mask=video.read_mask
-):
+    sequences: Collection[Sequence],
+    out: str | os.PathLike[str],
+    split: str,
+    *,
+    shards: int = 8,
+    height: int | None = None,
+    progress: Callable[[Iterator[bytes]], Iterable[bytes]] = iter,
+    read_mask: Callable[[str], np.ndarray] = video.read_mask,
+) -> dict[str, Any]:
     """Converts sequences to shards; all of them and the manifest, or no manifest.
 
     Args:
@@ -91,7 +102,7 @@ def write_records(
     return manifest
 
 
-def read_manifest(records, *, allow_cut=False):
+def read_manifest(records: str | os.PathLike[str], *, allow_cut: bool = False) -> dict[str, Any]:
     """Returns the manifest of a records folder, after checking that every shard is there.
 
     Args:
@@ -109,7 +120,7 @@ def read_manifest(records, *, allow_cut=False):
             "it (again) into this folder."
         )
     try:
-        manifest = read_json(path)
+        manifest: Any = read_json(path)
         version = manifest["schema_version"]
         shards = [(str(shard["file"]), shard["bytes"]) for shard in manifest["shards"]]
         _check_counts(manifest)
@@ -129,7 +140,7 @@ def read_manifest(records, *, allow_cut=False):
     return manifest
 
 
-def _check_counts(manifest):
+def _check_counts(manifest: dict[str, Any]) -> None:
     """Raises ValueError unless the numbers of frames go together and are possible."""
     shards, counts = manifest["shards"], manifest["sequences"].values()
     frames = [shard["frames"] for shard in shards]
@@ -139,7 +150,7 @@ def _check_counts(manifest):
         raise ValueError(f"{sum(frames)} frames in the shards, {sum(counts)} in the sequences")
 
 
-def read_records(records):
+def read_records(records: str | os.PathLike[str]) -> tf.data.Dataset:
     """Returns a dataset of serialised examples, in the order in which they were written."""
     manifest = read_manifest(records)
     paths = [str(pathlib.Path(records) / shard["file"]) for shard in manifest["shards"]]
@@ -166,7 +177,7 @@ class Lost:
     count: int
     reason: str
 
-    def __str__(self):
+    def __str__(self) -> str:
         more = f" and the {self.count - 1} behind it" if self.count > 1 else ""
         return (
             f"record {self.record} of {self.shard} (frame {self.frame} of sequence "
@@ -174,7 +185,9 @@ class Lost:
         )
 
 
-def load_records(records, *, skip_corrupt=False):
+def load_records(
+    records: str | os.PathLike[str], *, skip_corrupt: bool = False
+) -> tuple[list[bytes], list[Lost]]:
     """Reads all serialised examples into memory and checks every one of them.
 
     Shards are held against the manifest's checksums. In one that differs, each record is held
@@ -194,7 +207,9 @@ def load_records(records, *, skip_corrupt=False):
     """
     records = pathlib.Path(records)
     manifest = read_manifest(records, allow_cut=skip_corrupt)
-    examples, lost, first = [], [], 0
+    examples: list[bytes] = []
+    lost: list[Lost] = []
+    first = 0
     for shard in manifest["shards"]:
         whole, damages = _read_shard(records / shard["file"], shard)
         damaged = [
@@ -212,7 +227,7 @@ def load_records(records, *, skip_corrupt=False):
     return examples, lost
 
 
-def _place(manifest, number):
+def _place(manifest: dict[str, Any], number: int) -> tuple[str, int]:
     """Returns (sequence, number of the frame in it) of a frame, counted over all of them."""
     for name, count in manifest["sequences"].items():
         if number < count:
@@ -221,7 +236,9 @@ def _place(manifest, number):
     raise IndexError(number)
 
 
-def _read_shard(path, entry):
+def _read_shard(
+    path: pathlib.Path, entry: dict[str, Any]
+) -> tuple[list[bytes], list[tuple[int, int, str]]]:
     """Returns a shard's examples, and (index, count, reason) for each place where some are lost.
 
     Args:
@@ -234,7 +251,8 @@ def _read_shard(path, entry):
         salvage.split(content, check=not is_right),
         [salvage.Damage("the shard ends before it", is_end=True)],
     )
-    examples, damages = [], []
+    examples: list[bytes] = []
+    damages: list[tuple[int, int, str]] = []
     for index, record in enumerate(itertools.islice(records, entry["frames"])):
         if isinstance(record, bytes):
             reason = _fault(record)
@@ -248,7 +266,7 @@ def _read_shard(path, entry):
     return examples, damages
 
 
-def _fault(example):
+def _fault(example: bytes) -> str | None:
     """Returns what makes a serialised example unfit for `parse`, None if nothing does."""
     try:
         features = tf.train.Example.FromString(example).features.feature
@@ -264,7 +282,9 @@ def _fault(example):
     return None
 
 
-def parse(example, *, size=None):
+def parse(
+    example: tf.Tensor, *, size: tuple[int, int] | None = None
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Decodes one serialised example inside a `tf.data` map.
 
     Args:
@@ -279,7 +299,7 @@ def parse(example, *, size=None):
     """
     features = tf.io.parse_single_example(example, FEATURES)
 
-    def decode(ratio):
+    def decode(ratio: int) -> tuple[tf.Tensor, tf.Tensor]:
         image = tf.io.decode_jpeg(features["image"], channels=3, ratio=ratio)
         return image, _decode_mask(features["mask"], image, ratio)
 
@@ -292,8 +312,8 @@ def parse(example, *, size=None):
     )
 
 
-def _decode_mask(png, image, ratio):
-    def decode():
+def _decode_mask(png: tf.Tensor, image: tf.Tensor, ratio: int) -> tf.Tensor:
+    def decode() -> tf.Tensor:
         values = tf.io.decode_png(png, channels=1)
         for axis in (0, 1):  # the middle of each block; a block at the border may be cut short
             middle = tf.range(tf.shape(image)[axis]) * ratio + ratio // 2
@@ -307,13 +327,18 @@ def _decode_mask(png, image, ratio):
     )
 
 
-def _examples(frames, height, read_mask):
+def _examples(
+    frames: Iterable[tuple[str, Frame]],
+    height: int | None,
+    read_mask: Callable[[str], np.ndarray],
+) -> Iterator[bytes]:
     """Yields serialised examples, read and checked in parallel by a `tf.data` pipeline."""
 
-    def load(row):
+    def load(row: tf.Tensor) -> tuple[bytes, str]:
+        sequence, name, image, mask = (text.decode() for text in row.numpy())
         # An error travels as a value: an exception inside a map would lose its message.
         try:
-            return _serialise(*(text.decode() for text in row.numpy()), height, read_mask), ""
+            return _serialise(sequence, name, image, mask, height, read_mask), ""
         except InputError as error:
             return b"", str(error)
 
@@ -329,7 +354,14 @@ def _examples(frames, height, read_mask):
         yield example
 
 
-def _serialise(sequence, name, image_path, mask_path, height, read_mask):
+def _serialise(
+    sequence: str,
+    name: str,
+    image_path: str,
+    mask_path: str,
+    height: int | None,
+    read_mask: Callable[[str], np.ndarray],
+) -> bytes:
     image, size = _read_jpeg(image_path)
     mask = b""
     if mask_path:
@@ -351,7 +383,9 @@ def _serialise(sequence, name, image_path, mask_path, height, read_mask):
     return _example(sequence, name, size, image, mask).SerializeToString(deterministic=True)
 
 
-def _example(sequence, name, size, image, mask):
+def _example(
+    sequence: str, name: str, size: tuple[int, int], image: bytes, mask: bytes
+) -> tf.train.Example:
     values = {
         "sequence": sequence.encode(),
         "frame": name.encode(),
@@ -370,7 +404,7 @@ def _example(sequence, name, size, image, mask):
     return tf.train.Example(features=tf.train.Features(feature=features))
 
 
-def _read_jpeg(path):
+def _read_jpeg(path: str) -> tuple[bytes, tuple[int, int]]:
     """Returns the file's bytes and its (height, width), after decoding it as a check."""
     try:
         content = pathlib.Path(path).read_bytes()
@@ -388,18 +422,18 @@ def _read_jpeg(path):
     return content, (height, width)
 
 
-def _resize_jpeg(content, width, height):
+def _resize_jpeg(content: bytes, width: int, height: int) -> bytes:
     with Image.open(io.BytesIO(content)) as picture:
         return _to_jpeg(picture.convert("RGB").resize((width, height), Image.Resampling.LANCZOS))
 
 
-def _to_jpeg(picture):
+def _to_jpeg(picture: Image.Image) -> bytes:
     encoded = io.BytesIO()
     picture.save(encoded, "JPEG", quality=_JPEG_QUALITY, exif=b"")
     return encoded.getvalue()
 
 
-def _encode_mask(values):
+def _encode_mask(values: np.ndarray) -> bytes:
     stored = values * 255  # 0 and 1 to 0 and 255; void, 255, is set below
     stored[values == video.VOID] = _STORED_VOID
     encoded = io.BytesIO()
@@ -409,13 +443,13 @@ def _encode_mask(values):
     return encoded.getvalue()
 
 
-def _deal(frames, shards):
+def _deal(frames: int, shards: int) -> list[int]:
     """Returns how many of the frames each shard gets: together all, and no shard none."""
     edges = [index * frames // shards for index in range(shards + 1)]
     return [end - start for start, end in itertools.pairwise(edges)]
 
 
-def _write_shard(path, examples):
+def _write_shard(path: pathlib.Path, examples: list[bytes]) -> dict[str, Any]:
     with atomic_path(path) as temporary:
         try:
             with tf.io.TFRecordWriter(str(temporary)) as writer:
@@ -434,12 +468,13 @@ def _write_shard(path, examples):
     }
 
 
-def _clear(out, split):
+def _clear(out: pathlib.Path, split: str) -> None:
     """Removes the manifest first, then all shards: what is left of a killed run is no records."""
     manifest = out / MANIFEST
     if manifest.exists():
         try:
-            holds = read_json(manifest)["split"]
+            content: Any = read_json(manifest)
+            holds = content["split"]
         except (ValueError, KeyError, TypeError):
             raise InputError(
                 f"{manifest} is no manifest of records, and is in the way of one. Name another "

@@ -183,6 +183,11 @@ def test_labels_of_one_shot_frames():
         np.testing.assert_array_equal(label[0, ..., 0], masks[number])
 
 
+def test_a_width_wants_a_height(fake_records):
+    with pytest.raises(ValueError, match="height=None"):
+        input_pipeline.parent_dataset(fake_records, PLAIN, width=12)
+
+
 # --- records that do not serve --------------------------------------------------------------------
 
 
