@@ -139,7 +139,7 @@ def test_frames_are_dealt_out_evenly(data, frames):
 
 @pytest.mark.parametrize("shards", [-1, 0, 9])
 def test_number_of_shards_that_cannot_be_filled(train, tmp_path, shards):
-    with refused(r"--shards", "8", f"Received: {shards}"):
+    with refused("`shards`", "8", f"Received: {shards}"):
         tfrecord.write_records(train, tmp_path, "train", shards=shards)
 
 
@@ -172,7 +172,7 @@ def test_folder_with_another_split_is_left_alone(train, tmp_path):
     out = tmp_path / "out"
     tfrecord.write_records(train, out, "val", shards=2)
     before = content(out)
-    with refused("'val'", "--out", "'train'"):
+    with refused("'val'", "another folder", "'train'"):
         tfrecord.write_records(train, out, "train", shards=2)
     assert content(out) == before
 
@@ -182,7 +182,7 @@ def test_manifest_of_something_else_is_left_alone(train, tmp_path, text):
     out = tmp_path / "out"
     out.mkdir()
     (out / "manifest.json").write_text(text)
-    with refused("manifest.json", "--out"):
+    with refused("manifest.json", "another folder"):
         tfrecord.write_records(train, out, "train", shards=2)
     assert content(out) == {"manifest.json": text.encode()}
 
@@ -194,7 +194,7 @@ def test_full_disk_is_told_and_leaves_nothing(train, tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))  # a disk that takes 2000 bytes
     try:
-        with refused("Cannot write", "train-00000-of-00002.tfrecord", "--out"):
+        with refused("Cannot write", "train-00000-of-00002.tfrecord", "another folder"):
             tfrecord.write_records(train, tmp_path / "out", "train", shards=2)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
