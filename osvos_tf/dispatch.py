@@ -1,11 +1,6 @@
 """Jobs dealt out to workers that may die: a failed job is tried again, a lost worker replaced.
 
-Knows neither what a job is nor what a worker runs on. A worker is any object with
-
-    run(job) -> dict    does one job and says how it went; `error`, where there is one, is a text
-    close()             ends the worker at once; called from any thread, more than once perhaps
-
-whose `run` raises `WorkerLost` when there will be no answer any more.
+Knows neither what a job is nor what a worker runs on.
 """
 
 import collections
@@ -13,12 +8,28 @@ import dataclasses
 import queue
 import threading
 import time
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, Protocol
 
 _STARTS = 2  # times in a row that a worker may fail to start, before its place stays empty
 
 
 class WorkerLost(Exception):
     """A worker died, or hung and was ended; what it says is how. It takes no further job."""
+
+
+class Worker(Protocol):
+    """What does jobs, one at a time."""
+
+    def run(self, job: Any) -> dict[str, Any]:
+        """Does one job and says how it went; `error`, where there is one, is a text.
+
+        Raises:
+            WorkerLost: there will be no answer any more.
+        """
+
+    def close(self) -> None:
+        """Ends the worker at once; called from any thread, more than once perhaps."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,20 +43,28 @@ class Outcome:
         seconds: wall-clock time of the last attempt.
     """
 
-    job: object
-    reply: dict
+    job: Any
+    reply: dict[str, Any]
     attempts: int
     seconds: float
 
 
-def run(jobs, start, slots, *, attempts=2, jobs_per_worker=None, on_retry=None):
+def run(
+    jobs: Sequence[Any],
+    start: Callable[[int, Callable[[], bool]], Worker | None],
+    slots: int,
+    *,
+    attempts: int = 2,
+    jobs_per_worker: int | None = None,
+    on_retry: Callable[[Any, dict[str, Any]], None] | None = None,
+) -> Generator[Outcome, None, None]:
     """Yields an `Outcome` for each job, in the order in which they end.
 
     A job whose worker reports an error or is lost goes to the end of the queue, until it has had
     its attempts. Leaving the generator (`close`, an exception) ends all workers at once.
 
     Args:
-        jobs: a list.
+        jobs: what is to be done.
         start: callable of (slot, is_wanted) that returns a worker once it is ready for a job, and
             None as soon as `is_wanted()` says that there is no more work for it. May raise.
         slots: how many workers there are at a time, each with its number, 0 <= slot < slots.
@@ -64,14 +83,22 @@ def run(jobs, start, slots, *, attempts=2, jobs_per_worker=None, on_retry=None):
 class _Pool:
     """One thread for each worker, and the queue that they share."""
 
-    def __init__(self, jobs, start, slots, attempts, jobs_per_worker, on_retry):
-        self.ended = queue.SimpleQueue()
+    def __init__(
+        self,
+        jobs: Sequence[Any],
+        start: Callable[[int, Callable[[], bool]], Worker | None],
+        slots: int,
+        attempts: int,
+        jobs_per_worker: int | None,
+        on_retry: Callable[[Any, dict[str, Any]], None] | None,
+    ) -> None:
+        self.ended: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
         self._start, self._attempts, self._on_retry = start, attempts, on_retry
         self._jobs_per_worker = jobs_per_worker
         self._waiting = collections.deque((job, 1) for job in jobs)  # (job, which attempt)
         self._left = len(jobs)  # jobs that have not ended
         self._open = slots  # threads that have not given up
-        self._workers = set()
+        self._workers: set[Worker] = set()
         self._stopping = False
         self._changed = threading.Condition()
         self._threads = [
@@ -80,7 +107,7 @@ class _Pool:
         for thread in self._threads:
             thread.start()
 
-    def stop(self):
+    def stop(self) -> None:
         with self._changed:
             self._stopping = True
             workers = list(self._workers)
@@ -90,10 +117,10 @@ class _Pool:
         for thread in self._threads:
             thread.join()
 
-    def _is_wanted(self):
+    def _is_wanted(self) -> bool:
         return self._left > 0 and not self._stopping
 
-    def _serve(self, slot):
+    def _serve(self, slot: int) -> None:
         """The life of a slot: one worker after another, until there is no more work."""
         failures = 0
         reason = ""
@@ -120,14 +147,14 @@ class _Pool:
                 worker.close()
         self._give_up(reason)
 
-    def _take(self):
+    def _take(self) -> tuple[Any, int] | None:
         """Returns a job and which attempt at it this is; None when all have ended."""
         with self._changed:
             # One that is under way elsewhere may come back.
             self._changed.wait_for(lambda: self._waiting or not self._is_wanted())
             return self._waiting.popleft() if self._is_wanted() else None
 
-    def _attempt(self, worker, job, attempt):
+    def _attempt(self, worker: Worker, job: Any, attempt: int) -> bool:
         """Returns whether the worker can go on."""
         started = time.monotonic()
         lost = False
@@ -151,7 +178,7 @@ class _Pool:
             self._on_retry(job, reply)
         return not lost
 
-    def _give_up(self, reason):
+    def _give_up(self, reason: str) -> None:
         """Closes a slot; the last one ends the jobs that nobody is left for."""
         with self._changed:
             self._open -= 1

@@ -15,7 +15,7 @@ The shapes, patterns and colours of `val` never occur in `train`.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -141,7 +141,7 @@ class _Pose:
 
 
 def paint_davis(
-    root: str | os.PathLike,
+    root: str | os.PathLike[str],
     *,
     train: int = 24,
     val: int = 4,
@@ -294,8 +294,8 @@ def _choose_landscape(
 ) -> tuple[tuple[int, int, int], ...]:
     """Draws from the half of the landscapes on which both of the object's colours show best."""
 
-    def contrast(landscape) -> float:
-        return min(np.linalg.norm(np.subtract(landscape[0], colour)) for colour in colours)
+    def contrast(landscape: tuple[tuple[int, int, int], ...]) -> float:
+        return min(float(np.linalg.norm(np.subtract(landscape[0], colour))) for colour in colours)
 
     best = sorted(_LANDSCAPES, key=contrast)[len(_LANDSCAPES) // 2 :]
     return best[rng.integers(len(best))]
@@ -353,7 +353,9 @@ def _paint_decoys(
         _paint_blob(canvas, decoy, pose, blur=0.015 * radius)
 
 
-def _camera(canvas: tuple[int, int], size: tuple[int, int], direction: float, rng):
+def _camera(
+    canvas: tuple[int, int], size: tuple[int, int], direction: float, rng: np.random.Generator
+) -> Callable[[float], np.ndarray]:
     """Returns time -> 2x3 matrix from canvas to frame: a pan (`direction` 1: right) and a zoom."""
     (canvas_height, canvas_width), (height, width) = canvas, size
     pan = direction * rng.uniform(0.10, 0.20) * width
@@ -369,7 +371,9 @@ def _camera(canvas: tuple[int, int], size: tuple[int, int], direction: float, rn
     return matrix
 
 
-def _path(height: int, width: int, direction: float, rng: np.random.Generator):
+def _path(
+    height: int, width: int, direction: float, rng: np.random.Generator
+) -> Callable[[float], _Pose]:
     """Returns time -> the object's pose: across the frame in `direction`, bobbing and turning."""
     travel = direction * rng.uniform(0.22, 0.34) * width
     middle = width * rng.uniform(0.38, 0.62), height * rng.uniform(0.42, 0.58)
@@ -392,7 +396,7 @@ def _screen(
     radius: float,
     direction: float,
     rng: np.random.Generator,
-):
+) -> Callable[[np.ndarray, float, Callable[[float], _Pose]], np.ndarray]:
     """Returns a painter (picture, time, path) -> alpha of what passes before the object.
 
     It meets the object half-way and comes from the side (`direction` 1: from the left), so that
@@ -404,7 +408,7 @@ def _screen(
     leans = np.linspace(-1, 1, 3) + rng.uniform(-0.2, 0.2, size=3)
     speed = direction * 3.0 * radius / meeting
 
-    def paint(picture: np.ndarray, time: float, path) -> np.ndarray:
+    def paint(picture: np.ndarray, time: float, path: Callable[[float], _Pose]) -> np.ndarray:
         height, width = picture.shape[:2]
         alpha = np.zeros((height, width), np.uint8)
         x, y = path(meeting).centre
@@ -449,7 +453,7 @@ def _paint_blob(picture: np.ndarray, blob: _Blob, pose: _Pose, blur: float = 0.0
     if alpha[window].size == 0:  # outside of the picture
         return alpha
     height, width = alpha[window].shape
-    shape = np.zeros((height, width), np.uint8)
+    shape: np.ndarray = np.zeros((height, width), np.uint8)
     _fill(shape, points - corner)
     depth = cv2.distanceTransform(shape, cv2.DIST_L2, 3) / (0.4 * blob.radius * pose.scale)
     placement = _skin_to_picture(blob, pose)
