@@ -7,12 +7,16 @@ side gives a score of its own (`side2` ... `side5`) and 16 channels to the fused
 import functools
 import io
 import json
+import os
 import pathlib
 import time
 import zipfile
+from collections.abc import Callable
+from typing import Any
 
 import h5py
 import keras
+import numpy as np
 import tensorflow as tf
 
 from osvos_tf import keras_file, layers
@@ -27,7 +31,7 @@ SIDE_CHANNELS = 16
 
 # Where training starts. "imagenet": the authors' initialisers beside pre-trained VGG weights,
 # which expect colours in 0..255. "scratch": He initialisation with colours scaled to about one.
-INITIALISERS = {
+INITIALISERS: dict[str, dict[str, Any]] = {
     "imagenet": {"trunk": "he_normal", "side": 0.001, "score": 0.001, "scale": 1.0},
     "scratch": {"trunk": "he_normal", "side": "he_normal", "score": 0.05, "scale": 1 / 64},
 }
@@ -37,7 +41,7 @@ _FROM_FILE = dict.fromkeys(("trunk", "side", "score"), "zeros")  # the weights c
 # over many terms, stay float32. Weights are float32 always.
 PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 _TRUNK = ("block", "prep_")  # names of the layers that do matrix work
-_WEIGHTS = "model.weights.h5"  # in a .keras file
+_WEIGHTS, _METADATA = "model.weights.h5", "metadata.json"  # in a .keras file
 # Keras 2, once it has saved in a thread, writes the next `.keras` there as HDF5 unless told not to.
 _NATIVE = {"save_format": "keras_v3"} if keras.__version__ < "3" else {}
 # Settings of layers that make the function what it is.
@@ -48,7 +52,13 @@ _PROBE_SIZE = (17, 19)  # height and width of the frame that a loaded network mu
 _PROBE = 1024  # rows of the matrix product that compares the precisions
 
 
-def build_foreground(*, crop="aligned", width_multiplier=1.0, start="imagenet", seed=None):
+def build_foreground(
+    *,
+    crop: str = "aligned",
+    width_multiplier: float = 1.0,
+    start: str = "imagenet",
+    seed: int | None = None,
+) -> keras.Model:
     """Builds the foreground network: which pixels are the object.
 
     Args:
@@ -69,12 +79,20 @@ def build_foreground(*, crop="aligned", width_multiplier=1.0, start="imagenet", 
     return _build("foreground", crop, width_multiplier, start, seed)
 
 
-def build_contour(*, crop="aligned", width_multiplier=1.0, start="imagenet", seed=None):
+def build_contour(
+    *,
+    crop: str = "aligned",
+    width_multiplier: float = 1.0,
+    start: str = "imagenet",
+    seed: int | None = None,
+) -> keras.Model:
     """Builds the contour network: the foreground's architecture, see `build_foreground`."""
     return _build("contour", crop, width_multiplier, start, seed)
 
 
-def build_predictor(model, *, height=None, frame_height=None):
+def build_predictor(
+    model: keras.Model, *, height: int | None = None, frame_height: int | None = None
+) -> keras.Model:
     """Builds the one-output model that shares the network's weights: frames to probabilities.
 
     Args:
@@ -86,7 +104,8 @@ def build_predictor(model, *, height=None, frame_height=None):
 
     Returns:
         A functional `keras.Model`: uint8 or float RGB [batch, height, width, 3] to float32
-        probability [batch, height, width, 1], at the size of the frames given.
+        probability [batch, height, width, 1], at the size of the frames given. Its `predict` raises
+        InputError for frames without a batch axis, or scaled to 0..1: nothing would be found.
     """
     height = height or working_height(model)
     images = keras.Input((None, None, 3), name="images")
@@ -96,10 +115,36 @@ def build_predictor(model, *, height=None, frame_height=None):
         small = layers.ResizeToHeight(height, frame_height, name="working_height")(images)
         logits = layers.ResizeLike(name="frame_height")([model(small)["fused"], images])
     probability = keras.layers.Activation("sigmoid", dtype="float32", name="probability")(logits)
-    return keras.Model(images, probability, name=f"{model.name}_predictor")
+    return Predictor(images, probability, name=f"{model.name}_predictor")
 
 
-def build_two_stream(foreground, contour, *, frame_height=None):
+@layers.register
+class Predictor(keras.Model):
+    """A functional model that tells the two usual mistakes with frames."""
+
+    def predict(self, x: Any, *arguments: Any, **settings: Any) -> np.ndarray:
+        """Predicts as any Keras model, for frames that `_check_frames` lets pass."""
+        if isinstance(x, (np.ndarray, tf.Tensor)):
+            _check_frames(np.asarray(x))
+        return super().predict(x, *arguments, **settings)
+
+
+def _check_frames(frames: np.ndarray) -> None:
+    if frames.ndim != 4 or frames.shape[-1] != 3:
+        hint = " One frame alone is frame[None]." if frames.ndim == 3 else ""
+        raise InputError(
+            f"Wanted frames RGB [batch, height, width, 3]. Got shape {frames.shape}.{hint}"
+        )
+    if frames.dtype.kind == "f" and frames.size and 0 < frames.max() <= 1:
+        raise InputError(
+            "Wanted frames in 0..255, as they are in a picture's file. These lie in "
+            f"{frames.min():g}..{frames.max():g}: do not divide them by 255."
+        )
+
+
+def build_two_stream(
+    foreground: keras.Model, contour: keras.Model, *, frame_height: int | None = None
+) -> keras.Model:
     """Builds the model of both streams: one call gives foreground and contours (paper, figure 4).
 
     The streams share the images and nothing else: each network keeps its own weights, and looks
@@ -124,7 +169,7 @@ def build_two_stream(foreground, contour, *, frame_height=None):
     return keras.Model(images, outputs, name="two_stream")
 
 
-def any_size(predictor):
+def any_size(predictor: keras.Model) -> Callable[[Any], Any]:
     """Returns a function that calls a predictor on frames of any number and size.
 
     Keras's own `predict_on_batch` builds its graph anew for one size after the other, which takes
@@ -141,12 +186,12 @@ def any_size(predictor):
     return tf.function(lambda images: predictor(images, training=False), input_signature=signature)
 
 
-def working_height(model):
+def working_height(model: keras.Model) -> int | None:
     """Returns the frame height in pixels that the weights were trained on, or None for any."""
     return model.get_layer("preprocess").working_height
 
 
-def with_precision(model, precision):
+def with_precision(model: keras.Model, precision: str) -> keras.Model:
     """Returns a copy of the network, weights included, whose trunk computes in `precision`.
 
     Args:
@@ -156,7 +201,7 @@ def with_precision(model, precision):
     """
     policy = PRECISIONS[choose_precision(precision)]
 
-    def recast(layer):
+    def recast(layer: keras.layers.Layer) -> keras.layers.Layer:
         config = layer.get_config()
         if layer.name.startswith(_TRUNK):
             config["dtype"] = policy
@@ -168,7 +213,7 @@ def with_precision(model, precision):
 
 
 @functools.cache
-def choose_precision(precision):
+def choose_precision(precision: str) -> str:
     """Returns "float32" or "bfloat16"; for "auto" what multiplies matrices faster here."""
     if precision != "auto":
         return precision
@@ -180,10 +225,10 @@ def choose_precision(precision):
         for _ in range(3):
             tf.linalg.matmul(matrix, matrix).numpy()
         seconds[name] = time.perf_counter() - start
-    return min(seconds, key=seconds.get)
+    return min(seconds, key=seconds.__getitem__)
 
 
-def split(model, blocks):
+def split(model: keras.Model, blocks: int) -> tuple[keras.Model, keras.Model]:
     """Parts a network behind one of its trunk's blocks; the parts share its weights.
 
     Args:
@@ -219,7 +264,9 @@ def split(model, blocks):
     return stem, keras.Model({**inputs, "like": like}, outputs, name="rest")
 
 
-def save_model(model, path, *, storage="float32"):
+def save_model(
+    model: keras.Model, path: str | os.PathLike[str], *, storage: str = "float32"
+) -> None:
     """Writes the model to a `.keras` file, whole or not at all.
 
     Args:
@@ -234,8 +281,7 @@ def save_model(model, path, *, storage="float32"):
     try:
         with atomic_path(path) as temporary:
             model.save(temporary, **_NATIVE)
-            if storage != "float32":
-                _recode(temporary, storage)
+            _repack(temporary, storage)
     except OSError as error:
         reason = error.strerror or str(error)
         raise InputError(
@@ -243,14 +289,30 @@ def save_model(model, path, *, storage="float32"):
         ) from error
 
 
-def _recode(path, storage):
-    """Rewrites the weights in a `.keras` file, an HDF5 file in a zip archive, as another type."""
+def _repack(path: pathlib.Path, storage: str) -> None:
+    """Rewrites a `.keras` file, an HDF5 file in a zip archive, without the time of day.
+
+    So the same network is the same bytes. The weights become another type on the way.
+    """
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
-    recoded = io.BytesIO()
-    with h5py.File(io.BytesIO(members[_WEIGHTS]), "r") as source, h5py.File(recoded, "w") as target:
+    metadata = json.loads(members[_METADATA])
+    members[_METADATA] = json.dumps({**metadata, "date_saved": ""}).encode()
+    compression = zipfile.ZIP_STORED
+    if storage != "float32":
+        members[_WEIGHTS] = _recode(members[_WEIGHTS], storage)
+        compression = zipfile.ZIP_DEFLATED
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in members.items():
+            archive.writestr(zipfile.ZipInfo(name), content, compression)  # of 1980
 
-        def copy(name, item):
+
+def _recode(weights: bytes, storage: str) -> bytes:
+    """Returns an HDF5 file with all arrays in another type."""
+    recoded = io.BytesIO()
+    with h5py.File(io.BytesIO(weights), "r") as source, h5py.File(recoded, "w") as target:
+
+        def copy(name: str, item: Any) -> None:
             if isinstance(item, h5py.Dataset):
                 item = target.create_dataset(name, data=item[()].astype(storage))
             else:
@@ -259,13 +321,10 @@ def _recode(path, storage):
 
         target.attrs.update(source.attrs)
         source.visititems(copy)
-    members[_WEIGHTS] = recoded.getvalue()
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
+    return recoded.getvalue()
 
 
-def load_model(path):
+def load_model(path: str | os.PathLike[str]) -> keras.Model:
     """Loads a network that this package saved.
 
     Args:
@@ -302,7 +361,7 @@ def load_model(path):
     return model
 
 
-def _rebuild(path):
+def _rebuild(path: pathlib.Path) -> keras.Model | None:
     """Builds the network that a file describes, from a few of its settings.
 
     Keras itself reads no file of a later version than its own: each brings settings that the ones
@@ -342,7 +401,7 @@ def _rebuild(path):
     return network
 
 
-def _describe(config):
+def _describe(config: dict[str, Any]) -> dict[str, Any]:
     """Returns what a functional model's config says, but for what Keras's versions say otherwise.
 
     Returns:
@@ -350,7 +409,7 @@ def _describe(config):
     """
     names = {layer["name"] for layer in config["layers"]}
 
-    def inputs(value):
+    def inputs(value: Any) -> list[str]:
         if isinstance(value, str):
             return [value] if value in names else []
         if not isinstance(value, dict | list):
@@ -368,7 +427,9 @@ def _describe(config):
     }
 
 
-def _build(name, crop, width_multiplier, start, seed):
+def _build(
+    name: str, crop: str, width_multiplier: float, start: str, seed: int | None
+) -> keras.Model:
     layers.check_crop(crop)
     if start not in INITIALISERS:
         raise ValueError(f"start must be one of {tuple(INITIALISERS)}. Received: {start!r}.")
@@ -379,7 +440,9 @@ def _build(name, crop, width_multiplier, start, seed):
     return _graph(name, crop, channels, settings, _Seeds(seed))
 
 
-def _graph(name, crop, channels, settings, seeds):
+def _graph(
+    name: str, crop: str, channels: list[int], settings: dict[str, Any], seeds: "_Seeds"
+) -> keras.Model:
     images = keras.Input((None, None, 3), name="images")
     x = layers.Preprocess(settings["scale"], name="preprocess", dtype="float32")(images)
     sides = []
@@ -413,7 +476,9 @@ def _graph(name, crop, channels, settings, seeds):
     return keras.Model(images, _heads(images, sides, crop, settings, seeds), name=name)
 
 
-def _heads(images, sides, crop, settings, seeds):
+def _heads(
+    images: Any, sides: list[Any], crop: str, settings: dict[str, Any], seeds: "_Seeds"
+) -> dict[str, Any]:
     outputs = {}
     for (side, stride), features in zip(SIDES.items(), sides, strict=True):
         score = keras.layers.Conv2D(
@@ -438,13 +503,13 @@ def _heads(images, sides, crop, settings, seeds):
 class _Seeds:
     """Initialisers for one graph, each with a seed of its own, all following from one."""
 
-    def __init__(self, seed):
+    def __init__(self, seed: int | None) -> None:
         self._next = seed
 
-    def initialiser(self, kind):
+    def initialiser(self, kind: str | float) -> keras.initializers.Initializer:
         seed = self._next
         if seed is not None:
-            self._next += 1
+            self._next = seed + 1
         if kind == "zeros":
             return keras.initializers.Zeros()
         if kind == "he_normal":

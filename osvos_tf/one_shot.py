@@ -1,8 +1,13 @@
 """One-shot training: a parent network becomes the specialist of one object (paper, section 3)."""
 
-import numpy as np
+import math
+from collections.abc import Callable
 
-from osvos_tf import input_pipeline, losses, model, training
+import keras
+import numpy as np
+import tensorflow as tf
+
+from osvos_tf import input_pipeline, losses, model, recipes, training
 
 _CHECK_EVERY = 25  # updates between two looks at the held-out views
 _PATIENCE = 2  # looks in a row without an improvement; weights jump while the rate is high
@@ -10,7 +15,17 @@ _HELD_OUT = 4  # views
 _IMPROVEMENT = 0.02  # part by which the held-out loss has to fall from look to look
 
 
-def learn(network, frames, masks, stage, *, budget=None, seed=0, stop=None, on_update=None):
+def learn(
+    network: keras.Model,
+    frames: np.ndarray,
+    masks: np.ndarray,
+    stage: recipes.Stage,
+    *,
+    budget: float | None = None,
+    seed: int = 0,
+    stop: Callable[[], bool] | None = None,
+    on_update: Callable[[int, float], None] | None = None,
+) -> training.History:
     """Trains a network on the annotated frames of one sequence, in place.
 
     Args:
@@ -37,7 +52,7 @@ def learn(network, frames, masks, stage, *, budget=None, seed=0, stop=None, on_u
     if height is None and stage.batch_size > 1:
         height = np.shape(frames)[1]  # a batch needs views of one size
 
-    def views(seed):
+    def views(seed: int) -> tf.data.Dataset:
         return input_pipeline.one_shot_dataset(
             frames, masks, stage.augmentation, batch_size=stage.batch_size, height=height, seed=seed
         )
@@ -66,20 +81,20 @@ def learn(network, frames, masks, stage, *, budget=None, seed=0, stop=None, on_u
 class _Plateau:
     """Whether the loss on held-out views has stopped to fall; for `training.train`."""
 
-    def __init__(self, network, batches):
+    def __init__(self, network: keras.Model, batches: tf.data.Dataset) -> None:
         self._network, self._batches = network, list(batches)
-        self._best, self._without = np.inf, 0
+        self._best, self._without = math.inf, 0
 
-    def __call__(self, updates):
+    def __call__(self, updates: int) -> bool:
         if updates % _CHECK_EVERY:
             return False
-        loss = np.mean([self._loss(*batch) for batch in self._batches])
+        loss = float(np.mean([self._loss(*batch) for batch in self._batches]))
         improved = loss <= self._best * (1 - _IMPROVEMENT)
         self._without = 0 if improved else self._without + 1
         self._best = min(self._best, loss)
         return self._without >= _PATIENCE
 
-    def _loss(self, images, labels):
+    def _loss(self, images: tf.Tensor, labels: tf.Tensor) -> float:
         fused = self._network.predict_on_batch(images)["fused"]
         loss = losses.class_balanced_cross_entropy(fused, labels, normalise="balanced")
         return float(np.mean(loss))

@@ -1,6 +1,7 @@
 """The networks: pinned sizes and names, a float64 NumPy reference, and files that come back."""
 
 import concurrent.futures
+import json
 import zipfile
 
 import keras
@@ -479,3 +480,29 @@ def test_load_model_says_what_is_wrong(make, message, tmp_path):
         model.load_model(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_network_is_saved_as_the_same_bytes(tmp_path):
+    network = model.build_foreground(width_multiplier=1 / 32, start="scratch", seed=1)
+    for storage in ("float32", "float16"):
+        paths = tmp_path / "a.keras", tmp_path / "b.keras"
+        for path in paths:
+            model.save_model(network, path, storage=storage)
+        assert paths[0].read_bytes() == paths[1].read_bytes()
+        with zipfile.ZipFile(paths[0]) as archive:  # nothing in it tells the time of day
+            assert {entry.date_time[0] for entry in archive.infolist()} == {1980}
+            assert json.loads(archive.read("metadata.json"))["date_saved"] == ""
+
+
+def test_predictor_tells_frames_that_it_cannot_take():
+    predictor = model.build_predictor(model.build_foreground(width_multiplier=1 / 32, seed=1))
+    frames = np.random.default_rng(0).integers(0, 255, (2, 24, 32, 3), np.uint8)
+    with pytest.raises(InputError, match=r"do not divide them by 255"):
+        predictor.predict(frames / 255.0, verbose=0)
+    with pytest.raises(InputError, match=r"One frame alone is frame\[None\]"):
+        predictor.predict(frames[0], verbose=0)
+    with pytest.raises(InputError, match=r"Got shape \(2, 24, 32\)"):
+        predictor.predict(frames[..., 0], verbose=0)
+    expected = predictor.predict(frames, verbose=0)
+    np.testing.assert_array_equal(predictor.predict(frames.astype(np.float32), verbose=0), expected)
+    assert predictor.predict(np.zeros_like(frames, np.float32), verbose=0).shape == expected.shape
