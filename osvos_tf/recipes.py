@@ -6,6 +6,7 @@ An *update* is one change of the weights. It is computed from `batch_size * accu
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Augmentation:
     crop: float = 1.0  # part of the frame's height and width in a view; below 1 it seeks the object
 
     @property
-    def moves(self):
+    def moves(self) -> bool:
         """Whether views are anything but the frame as it is."""
         return self.zoom != (1.0, 1.0) or self.crop != 1 or bool(self.shift or self.rotation)
 
@@ -54,7 +55,7 @@ class Stage:
     bias_factor: float = 1.0  # on top, for biases
     augmentation: Augmentation = Augmentation()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Raises ValueError for numbers that no training can follow."""
         if self.optimizer not in ("momentum", "adam"):
             raise ValueError(f"optimizer must be 'momentum' or 'adam'. Received: {self.optimizer}.")
@@ -68,16 +69,16 @@ class Stage:
             raise ValueError("frozen blocks are computed once for all `views`: give their number.")
 
     @property
-    def last_update(self):
+    def last_update(self) -> int:
         """Updates of the whole recipe that are done when this stage ends."""
         return self.first_update + self.updates
 
     @property
-    def images(self):
+    def images(self) -> int:
         """Images of one update."""
         return self.batch_size * self.accumulation
 
-    def rate_at(self, update, end=None):
+    def rate_at(self, update: int, end: int | None = None) -> float:
         """Returns the learning rate of an update, counted from 0 over the whole recipe.
 
         Args:
@@ -94,7 +95,7 @@ class Stage:
             rate *= 0.5 * (1 - math.cos(math.pi * left / self.cooldown))
         return rate
 
-    def share(self, replicas):
+    def share(self, replicas: int) -> tuple[int, int]:
         """Returns (batch_size, accumulation) of each of several replicas that share an update.
 
         Together they see as many images in an update as one would, so the rate stays.
@@ -111,19 +112,20 @@ class Stage:
             )
         return self.batch_size // by_images, self.accumulation // by_passes
 
-    def rate_factor(self, layer, weight):
+    def rate_factor(self, layer: str, weight: str) -> float:
         """Returns the factor on the rate of `weight` ("kernel" or "bias") of the named layer."""
         factor = next((f for prefix, f in self.rate_factors if layer.startswith(prefix)), 1.0)
         return factor * (self.bias_factor if weight == "bias" else 1.0)
 
 
-def with_updates(stages, updates):
+def with_updates(stages: Sequence[Stage], updates: int) -> tuple[Stage, ...]:
     """Returns the recipe shortened or stretched to a total number of updates.
 
     Every stage keeps its share, and its drops, warm-up and cool-down keep their place in it.
     """
     total = sum(stage.updates for stage in stages)
-    scaled, first = [], 0
+    scaled: list[Stage] = []
+    first = 0
     for stage in stages:
         last = round(stage.last_update * updates / total)
         share = (last - first) / max(1, stage.updates)
