@@ -7,3 +7,25 @@ class InputError(ValueError):
     The message is a small help page: what was wanted, what was found, what to do. Pipelines print
     it without a traceback and exit with status 2; every other exception is a fault of ours.
     """
+
+
+# What pip installs for each extra of setup.py; no index has this package, so it cannot be asked
+# for `osvos_tf[serving]`.
+PACKAGES = {
+    "serving": '"tensorflow-serving-api<2.22" grpcio aiohttp prometheus-client requests',
+    "distributed": "ray",
+}
+
+
+def missing_package(what: str, extra: str, error: ImportError) -> InputError:
+    """Returns the error that says which packages are missing and how to install them.
+
+    Args:
+        what: what needs them, as the beginning of a sentence.
+        extra: the extra of setup.py that they belong to.
+        error: why the import failed.
+    """
+    return InputError(
+        f"{what} needs a package that cannot be imported ({error}). Install what belongs to it: "
+        f"pip install {PACKAGES[extra]}"
+    )

@@ -22,7 +22,7 @@ import tensorflow as tf
 from google.protobuf import text_format
 
 from osvos_tf import files, model
-from osvos_tf.errors import InputError
+from osvos_tf.errors import InputError, missing_package
 from osvos_tf.inference import DEFAULT_THRESHOLD
 
 # What clients ask for by name.
@@ -325,10 +325,7 @@ def _serving_api():
         from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
         from tensorflow_serving.config import model_server_config_pb2
     except ImportError as error:
-        raise InputError(
-            "An export for TensorFlow Serving wants the package tensorflow-serving-api. "
-            "Install it: pip install osvos_tf[serving]"
-        ) from error
+        raise missing_package("An export for TensorFlow Serving", "serving", error) from error
     return predict_pb2, prediction_log_pb2, model_server_config_pb2
 
 

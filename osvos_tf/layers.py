@@ -3,8 +3,13 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from osvos_tf import runtime  # before Keras: it decides what that runs on
+
+# isort: split
 import keras
 import tensorflow as tf
+
+runtime.require_backend()
 
 # Mean colour of ImageNet as the authors subtract it (all three repositories).
 MEAN_BGR = (104.00699, 116.66877, 122.67892)

@@ -1,4 +1,8 @@
-"""How TensorFlow is loaded: quietly, and as what Keras runs on."""
+"""How TensorFlow is loaded: quietly, and as what Keras runs on.
+
+Modules that import Keras import this one before it: from then on Keras runs on TensorFlow,
+whatever `KERAS_BACKEND` or its `keras.json` say.
+"""
 
 from __future__ import annotations
 
@@ -18,17 +22,32 @@ from osvos_tf.errors import InputError
 _LOADING = threading.Lock()  # of those that load TensorFlow, the first one moves standard error
 
 
+if "keras" not in sys.modules:
+    os.environ["KERAS_BACKEND"] = "tensorflow"  # above the user's keras.json; read by Keras
+
+
+def require_backend() -> None:
+    """Raises InputError where Keras was loaded before this module, and runs on something else."""
+    keras = sys.modules.get("keras")
+    backend = keras.backend.backend() if keras else "tensorflow"
+    if backend != "tensorflow":
+        raise InputError(
+            f"osvos_tf needs Keras on TensorFlow, but Keras is loaded already and runs on "
+            f"{backend}. Set KERAS_BACKEND=tensorflow, or import osvos_tf.runtime before Keras, "
+            f"and start Python anew."
+        )
+
+
 def import_tensorflow() -> ModuleType:
     """Imports TensorFlow without its C++ side's chatter on standard error, and returns it.
 
     Called once what the user gave is known to be good: a mistake in it should not wait for this.
-    Keras is told to run on TensorFlow, whatever `KERAS_BACKEND` or its `keras.json` say.
 
     Raises:
-        InputError: Keras is loaded already, and runs on something else.
+        InputError: see `require_backend`.
         ImportError: TensorFlow cannot be loaded; what it said is on standard error then.
     """
-    _choose_backend()
+    require_backend()
     # Read by TensorFlow as it is loaded.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # One operation at a time, each on all cores: no slower here, and bfloat16 gradients repeat to
@@ -53,21 +72,6 @@ def versions(tf: ModuleType) -> dict[str, str]:
         "keras": keras.__version__,
         "python": platform.python_version(),
     }
-
-
-def _choose_backend() -> None:
-    """Makes Keras run on TensorFlow, or says why it cannot."""
-    keras = sys.modules.get("keras")
-    if keras is None:
-        os.environ["KERAS_BACKEND"] = "tensorflow"
-        return
-    backend = keras.backend.backend()
-    if backend != "tensorflow":
-        raise InputError(
-            f"osvos_tf needs Keras on TensorFlow, but Keras is loaded already and runs on "
-            f"{backend}. Import osvos_tf.runtime and call import_tensorflow() before anything "
-            f"imports keras, or set KERAS_BACKEND=tensorflow, and start Python anew."
-        )
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ import time
 import cv2
 import numpy as np
 
-from osvos_tf.errors import InputError
+from osvos_tf.errors import InputError, missing_package
 
 OUTPUTS = {"masks": np.uint8, "probabilities": np.float32, "contours": np.float32}
 FORMS = ("instances", "inputs")  # of a REST request: row by row, or whole tensors
@@ -560,7 +560,7 @@ def _grpc_modules():
             prediction_service_pb2_grpc,
         )
     except ImportError as error:
-        raise _missing_extra("a gRPC server", error) from error
+        raise missing_package("A client of a gRPC server", "serving", error) from error
     messages = {"get_model_metadata_pb2": get_model_metadata_pb2, "predict_pb2": predict_pb2}
     return grpc, messages, prediction_service_pb2_grpc
 
@@ -569,12 +569,5 @@ def _requests_module():
     try:
         import requests
     except ImportError as error:
-        raise _missing_extra("a REST server", error) from error
+        raise missing_package("A client of a REST server", "serving", error) from error
     return requests
-
-
-def _missing_extra(what, error):
-    return InputError(
-        f"A client of {what} wants the package {error.name}. "
-        "Install it: pip install osvos_tf[serving]"
-    )

@@ -91,7 +91,7 @@ def run(
         message, status = _judge(error)
         if status is None:
             raise
-        _exit(name, message, status)
+        _exit(name, _name_flags(str(message), flag_values), status)
 
 
 @contextlib.contextmanager
@@ -451,6 +451,13 @@ def _judge(error: BaseException) -> tuple[object, int | None]:
     return "", None
 
 
+def _name_flags(message: str, flag_values: flags.FlagValues) -> str:
+    """Returns a message of the library in this command's words: `seed` is its flag --seed."""
+    return re.sub(
+        r"`(\w+)`", lambda name: f"--{name[1]}" if name[1] in flag_values else name[1], message
+    )
+
+
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
     """Raises what ends a command that got this signal."""
     _came.append(number)
@@ -459,7 +466,7 @@ def _stop(number: int, frame: FrameType | None) -> NoReturn:
     raise SystemExit(128 + number)
 
 
-def _exit(name: str, message: object, status: int) -> NoReturn:
+def _exit(name: str, message: str, status: int) -> NoReturn:
     """Ends the process, with a message on standard error; streams that broke are let go."""
     with contextlib.suppress(OSError):
         if message:

@@ -18,7 +18,7 @@ import time
 
 from absl import flags
 
-from osvos_tf.errors import InputError
+from osvos_tf.errors import InputError, missing_package
 from pipelines import cli
 
 FLAGS = flags.FlagValues()
@@ -95,9 +95,7 @@ def main(args):
     try:
         from osvos_tf import model_server, served_models
     except ImportError as error:
-        raise InputError(
-            f"Serving wants packages that are not there ({error}): pip install osvos_tf[serving]"
-        ) from error
+        raise missing_package("Serving", "serving", error) from error
 
     models = models or served_models.read_config(args.model_config)
     _log()

@@ -60,7 +60,7 @@ def test_records_hold_the_consensus(tmp_path):
     ("remove", "words"),
     [
         ("groundTruth/train/21.mat", ["21.jpg has no ground truth", "21.mat"]),
-        ("images/train", ["No folder", "--bsds"]),
+        ("images/train", ["No folder", "Check its folder"]),
         ("groundTruth/train", ["No folder", "groundTruth"]),
     ],
 )

@@ -181,6 +181,6 @@ def test_line_that_comes_twice(fake_davis, form):
 
 
 def test_folder_that_is_no_davis_tree(fake_davis, tmp_path):
-    refused(tmp_path / "absent", tmp_path / "absent", "does not exist", "--davis")
+    refused(tmp_path / "absent", tmp_path / "absent", "does not exist", "Check its folder")
     refused(fake_davis / "JPEGImages", "Annotations", "found", "480p")
     refused(fake_davis, "JPEGImages/1080p", resolution="1080p")

@@ -314,6 +314,6 @@ def test_versions_are_positive(networks, tmp_path, version):
 def test_says_which_extra_is_missing(networks, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_serving", None)
     monkeypatch.setitem(sys.modules, "tensorflow_serving.apis", None)
-    with pytest.raises(InputError, match=r"pip install osvos_tf\[serving\]"):
+    with pytest.raises(InputError, match=r"pip install .tensorflow-serving-api<2\.22. "):
         export.export_saved_model(networks[0], tmp_path / "dog")
     assert not list(tmp_path.iterdir())

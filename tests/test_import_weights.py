@@ -54,7 +54,7 @@ def test_leaves_a_model_and_says_what_it_is(source, arrays, tmp_path, capsys):
     [
         ({"source": "absent.pth"}, "No file absent.pth"),
         ({"source": __file__}, "not a .keras file, nor any other"),
-        ({"format": "caffe"}, "--format=caffe, but .* is a PyTorch file"),
+        ({"format": "caffe"}, "of the format caffe, but .* is a PyTorch file"),
         ({"out": "{tmp_path}/parent.h5"}, "Wanted a .keras file"),
         ({"out": "{tmp_path}"}, "Wanted a .keras file"),
     ],

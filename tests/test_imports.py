@@ -78,7 +78,8 @@ EVERYWHERE = {"errors", "files", "runtime"}
 WITHOUT_TENSORFLOW = ["bsds", "caffe_file", "contour_metrics", "davis", "dispatch", "errors",
                       "files", "inference", "label_maps", "matlab", "metrics", "painter",
                       "plain_pickle", "recipes", "report", "report_page", "runtime", "salvage",
-                      "serving", "snapping", "torch_file", "video", "visualize", "worklist"]  # fmt: skip
+                      "serving", "snapping", "torch_file", "video", "visualize",
+                      "worklist"]  # fmt: skip
 HEAVY = {"aiohttp", "grpc", "higra", "keras", "requests", "scipy", "tensorflow"}  # seconds to load
 # Stage -> what it may import of its neighbours; one that is not here: `cli`.
 SHARED = {
