@@ -3,18 +3,28 @@
 import concurrent.futures
 import contextlib
 import operator
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import grpc
 import tensorflow as tf
-from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, predict_pb2
+from google.protobuf.message import Message
+from tensorflow_serving.apis import (
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    model_pb2,
+    predict_pb2,
+)
 
 from osvos_tf import served_models, wire
 
+if TYPE_CHECKING:
+    from osvos_tf.model_server import Service
 _SPARE_THREADS = 8  # for requests that take no place in the queue
 
 
 @contextlib.contextmanager
-def running(service, host, port):
+def running(service: "Service", host: str, port: int) -> Iterator[None]:
     """Runs the gRPC interface."""
     threads = service.queue.places + _SPARE_THREADS
     server = grpc.server(
@@ -44,10 +54,12 @@ def running(service, host, port):
         server.stop(service.limits.grace_seconds).wait()
 
 
-def _handler(service, answer):
+def _handler(
+    service: "Service", answer: Callable[["Service", Message, grpc.ServicerContext], Message]
+) -> Callable[[Message, grpc.ServicerContext], Message]:
     """Returns the gRPC handler that answers with `answer(service, request, context)`."""
 
-    def handle(request, context):
+    def handle(request: Message, context: grpc.ServicerContext) -> Message:
         try:
             _check_spec(request)
             return answer(service, request, context)
@@ -58,7 +70,9 @@ def _handler(service, answer):
     return handle
 
 
-def _predict(service, request, context):
+def _predict(
+    service: "Service", request: predict_pb2.PredictRequest, context: grpc.ServicerContext
+) -> predict_pb2.PredictResponse:
     spec = request.model_spec
     with service.predict_request(spec.name, "grpc"):
         servable = service.models[spec.name].servable(_version(spec))
@@ -80,11 +94,19 @@ def _predict(service, request, context):
         return response
 
 
-def _status(service, request, context):
+def _status(
+    service: "Service",
+    request: get_model_status_pb2.GetModelStatusRequest,
+    context: grpc.ServicerContext,
+) -> get_model_status_pb2.GetModelStatusResponse:
     return service.status(request.model_spec.name, _version(request.model_spec))
 
 
-def _metadata(service, request, context):
+def _metadata(
+    service: "Service",
+    request: get_model_metadata_pb2.GetModelMetadataRequest,
+    context: grpc.ServicerContext,
+) -> get_model_metadata_pb2.GetModelMetadataResponse:
     if list(request.metadata_field) != ["signature_def"]:
         raise wire.invalid(
             "GetModelMetadataRequest must specify one metadata_field, 'signature_def'. Received: "
@@ -104,7 +126,7 @@ _METHODS = {
 }
 
 
-def _check_spec(request):
+def _check_spec(request: Message) -> None:
     """Raises RequestError unless a request says which model it means."""
     spec = request.model_spec
     if not request.HasField("model_spec"):
@@ -115,6 +137,6 @@ def _check_spec(request):
         raise wire.invalid(f"Unrecognized servable version label: {spec.version_label}")
 
 
-def _version(spec):
+def _version(spec: model_pb2.ModelSpec) -> int | None:
     """Returns the version that a `ModelSpec` asks for, None for the latest."""
     return spec.version.value if spec.HasField("version") else None

@@ -12,22 +12,29 @@ By default there is one worker, for one call of TensorFlow keeps all cores busy.
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import io
 import logging
 import math
+import os
 import socket
 import threading
 import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import grpc
+import numpy as np
 import prometheus_client
 from PIL import Image
+from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2
 
 from osvos_tf import grpc_front, rest_front, served_models, wire
 from osvos_tf.errors import InputError
 
 _IMAGES = "image_bytes"  # the input whose size in pixels is known only from the images' headers
 _HELPERS = 2
+T = TypeVar("T")
 _LATENCY_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)  # seconds
 
 
@@ -74,20 +81,20 @@ class ModelServer:
 
     def __init__(
         self,
-        base_paths,
+        base_paths: Mapping[str, str | os.PathLike[str]],
         *,
-        host="127.0.0.1",
-        rest_port=0,
-        grpc_port=0,
-        poll_seconds=1.0,
-        limits=None,
+        host: str = "127.0.0.1",
+        rest_port: int = 0,
+        grpc_port: int = 0,
+        poll_seconds: float = 1.0,
+        limits: Limits | None = None,
     ):
         self.host, self.rest_port, self.grpc_port = host, rest_port, grpc_port
         self.models = served_models.ServedModels(base_paths, poll_seconds=poll_seconds)
         self._limits = limits or Limits()
         self._running = contextlib.ExitStack()
 
-    def __enter__(self):
+    def __enter__(self) -> "ModelServer":
         """Loads the models, then listens."""
         limits = self._limits
         with contextlib.ExitStack() as stack:
@@ -105,7 +112,7 @@ class ModelServer:
             self._running = stack.pop_all()
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         """Takes no more requests and lets those in flight finish."""
         self._running.close()
 
@@ -118,24 +125,24 @@ class WorkQueue:
         workers: how many model calls may run at the same time.
     """
 
-    def __init__(self, waiting, workers):
+    def __init__(self, waiting: int, workers: int):
         self.places = waiting + workers
         self.taken = 0  # places of requests that are being read, wait, run or are being answered
         self._lock = threading.Lock()
         self._workers = concurrent.futures.ThreadPoolExecutor(workers, "worker")
         self._helpers = concurrent.futures.ThreadPoolExecutor(_HELPERS, "helper")
 
-    def __enter__(self):
+    def __enter__(self) -> "WorkQueue":
         """The threads start when they are needed."""
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         """Waits for the calls that run."""
         self._workers.shutdown(cancel_futures=True)
         self._helpers.shutdown(cancel_futures=True)
 
     @contextlib.contextmanager
-    def place(self):
+    def place(self) -> Iterator[None]:
         """Holds one of the places.
 
         Raises:
@@ -154,11 +161,15 @@ class WorkQueue:
             with self._lock:
                 self.taken -= 1
 
-    def submit(self, function, *arguments):
+    def submit(
+        self, function: Callable[..., T], *arguments: object
+    ) -> concurrent.futures.Future[T]:
         """Returns the `Future` of a model call."""
         return _submit(self._workers, function, *arguments)
 
-    def submit_aside(self, function, *arguments):
+    def submit_aside(
+        self, function: Callable[..., T], *arguments: object
+    ) -> concurrent.futures.Future[T]:
         """Returns the `Future` of a call by a helper: reading or writing JSON."""
         return _submit(self._helpers, function, *arguments)
 
@@ -172,7 +183,7 @@ class Service:
         limits: `Limits`.
     """
 
-    def __init__(self, models, queue, limits):
+    def __init__(self, models: served_models.ServedModels, queue: WorkQueue, limits: Limits):
         self.models, self.queue, self.limits = models, queue, limits
         self.metrics = prometheus_client.CollectorRegistry()
         self._requests = prometheus_client.Counter(
@@ -196,10 +207,10 @@ class Service:
             "osvos_model_version", "Version in use", ["model"], registry=self.metrics
         )
         for model in models:
-            version.labels(model.name).set_function(lambda model=model: model.version)
+            version.labels(model.name).set_function(functools.partial(_version_in_use, model))
 
     @contextlib.contextmanager
-    def predict_request(self, name, protocol):
+    def predict_request(self, name: str, protocol: str) -> Iterator[None]:
         """Holds a place for a request to model `name`, counts and times it.
 
         Raises:
@@ -221,7 +232,13 @@ class Service:
             self._requests.labels(model, protocol, code.name).inc()
             self._seconds.labels(model, protocol).observe(time.perf_counter() - started)
 
-    def check(self, servable, signature_name, inputs, output_filter=()):
+    def check(
+        self,
+        servable: served_models.Servable,
+        signature_name: str,
+        inputs: Mapping[str, np.ndarray],
+        output_filter: Sequence[str] = (),
+    ) -> None:
         """Raises RequestError unless a request fits the signature and the limits."""
         servable.check(signature_name, inputs, output_filter)
         pixels = sum(_count_pixels(name, array) for name, array in inputs.items())
@@ -231,7 +248,9 @@ class Service:
                 f"one has {pixels}. Send fewer or smaller images, or raise the server's limit."
             )
 
-    def status(self, name, version=None):
+    def status(
+        self, name: str, version: int | None = None
+    ) -> get_model_status_pb2.GetModelStatusResponse:
         """Returns the `GetModelStatusResponse` for one or all versions of a model."""
         states = self.models[name].states() if name in self.models else []
         states = [state for state in states if version in (None, state[0])]
@@ -241,13 +260,19 @@ class Service:
             raise wire.RequestError(grpc.StatusCode.NOT_FOUND, message)
         return wire.status_response(states)
 
-    def metadata(self, name, version=None):
+    def metadata(
+        self, name: str, version: int | None = None
+    ) -> get_model_metadata_pb2.GetModelMetadataResponse:
         """Returns the `GetModelMetadataResponse` of the version in use."""
         servable = self.models[name].servable(version)
         return wire.metadata_response(name, servable.version, servable.signature_defs)
 
 
-def _listen(host, port):
+def _version_in_use(model: served_models.ServedModel) -> float:
+    return model.version or 0  # before the first is loaded
+
+
+def _listen(host: str, port: int) -> socket.socket:
     """Returns a listening socket.
 
     Raises:
@@ -263,27 +288,29 @@ def _listen(host, port):
         ) from error
 
 
-def _submit(threads, function, *arguments):
+def _submit(
+    threads: concurrent.futures.Executor, function: Callable[..., T], *arguments: object
+) -> concurrent.futures.Future[T]:
     """Returns the `Future` of a call, which holds the arguments no longer once it is cancelled."""
-    call = [function, *arguments]
+    call: list[Any] = [function, *arguments]
     future = threads.submit(_run_call, call)
     future.add_done_callback(lambda _: call.clear())
     return future
 
 
-def _run_call(call):
+def _run_call(call: list[Any]) -> Any:
     function, *arguments = call
     return function(*arguments)
 
 
-def _count_pixels(name, array):
+def _count_pixels(name: str, array: np.ndarray) -> float:
     """Returns the number of pixels in an input: a batch of images, decoded or encoded."""
     if name == _IMAGES:
         return sum(_count_encoded_pixels(index, item) for index, item in enumerate(array.flat))
     return math.prod(array.shape[:3]) if array.ndim == 4 else 0
 
 
-def _count_encoded_pixels(index, encoded):
+def _count_encoded_pixels(index: int, encoded: bytes) -> float:
     """Returns width x height of a JPEG or PNG image. Only its header is read."""
     try:
         with Image.open(io.BytesIO(encoded), formats=("JPEG", "PNG")) as image:

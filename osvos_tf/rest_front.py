@@ -3,15 +3,23 @@
 import asyncio
 import contextlib
 import re
+import socket
 import threading
 import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, TypeVar
 
 import grpc
+import numpy as np
 import prometheus_client
 from aiohttp import web
 
-from osvos_tf import wire
+from osvos_tf import served_models, wire
 
+if TYPE_CHECKING:
+    from osvos_tf.model_server import Service
+
+T = TypeVar("T")
 _HTTP_STATUS = {
     grpc.StatusCode.INVALID_ARGUMENT: 400,
     grpc.StatusCode.FAILED_PRECONDITION: 400,
@@ -29,7 +37,7 @@ _PREDICT_PATH = re.compile(_MODEL_PATH + ":predict")
 
 
 @contextlib.contextmanager
-def running(service, listening):
+def running(service: "Service", listening: socket.socket) -> Iterator[None]:
     """Runs the REST interface: an event loop in a thread of its own."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="rest")
@@ -47,10 +55,15 @@ def running(service, listening):
         loop.close()
 
 
+def _version(text: str | None) -> int | None:
+    """Returns the version in a request's path, None where there is none."""
+    return None if text is None else int(text)
+
+
 class _Rest:
     """Answers HTTP requests. What takes long is done by threads, so that others are heard."""
 
-    def __init__(self, service):
+    def __init__(self, service: "Service"):
         self._service = service
         self._reading = 0  # requests whose body is arriving
         self._stopping = False
@@ -64,12 +77,12 @@ class _Rest:
             shutdown_timeout=service.limits.grace_seconds,
         )
 
-    async def start(self, listening):
+    async def start(self, listening: socket.socket) -> None:
         """Accepts connections on a listening socket."""
         await self._runner.setup()
         await web.SockSite(self._runner, listening).start()
 
-    async def stop(self):
+    async def stop(self) -> None:
         """Accepts no more, and finishes what it has."""
         self._stopping = True
         for site in list(self._runner.sites):
@@ -80,19 +93,19 @@ class _Rest:
             await asyncio.sleep(0.01)
         await self._runner.cleanup()
 
-    async def metrics(self, request):
+    async def metrics(self, request: web.Request) -> web.Response:
         """What a Prometheus server collects."""
         page = prometheus_client.generate_latest(self._service.metrics)
         content_type = prometheus_client.CONTENT_TYPE_LATEST
         return web.Response(body=page, headers={"Content-Type": content_type})
 
-    async def answer(self, request):
+    async def answer(self, request: web.Request) -> web.Response:
         """What TF Serving has below /v1/: predict, status and metadata."""
         try:
             if request.method == "POST" and (match := _PREDICT_PATH.fullmatch(request.path)):
-                text = await self._predict(request, match[1], match[2] and int(match[2]))
+                text = await self._predict(request, match[1], _version(match[2]))
             elif request.method == "GET" and (match := _STATUS_PATH.fullmatch(request.path)):
-                text = self._describe(match[1], match[2] and int(match[2]), match[3])
+                text = self._describe(match[1], _version(match[2]), bool(match[3]))
             else:
                 raise wire.invalid(f"Malformed request: {request.method} {request.path}")
         except Exception as error:
@@ -101,12 +114,12 @@ class _Rest:
             return web.json_response({"error": str(problem)}, status=status)
         return web.Response(text=text, content_type="application/json")
 
-    def _describe(self, name, version, metadata):
+    def _describe(self, name: str, version: int | None, metadata: bool) -> str:
         if metadata:
             return wire.metadata_to_json(self._service.metadata(name, version))
         return wire.message_to_json(self._service.status(name, version))
 
-    async def _predict(self, request, name, version):
+    async def _predict(self, request: web.Request, name: str, version: int | None) -> str:
         with self._service.predict_request(name, "rest"):
             servable = self._service.models[name].servable(version)
             body = await self._read(request)
@@ -115,7 +128,7 @@ class _Rest:
             outputs = await asyncio.wrap_future(future)
             return await self._aside(wire.to_json, outputs, by_row)
 
-    async def _read(self, request):
+    async def _read(self, request: web.Request) -> bytes:
         """Returns the body of a request."""
         if self._stopping:
             raise wire.RequestError(grpc.StatusCode.UNAVAILABLE, "The server is stopping.")
@@ -137,10 +150,12 @@ class _Rest:
             self._reading -= 1
         raise wire.invalid(f"A body may have {limits.request_bytes} bytes. Send less at a time.")
 
-    def _parse(self, servable, body):
+    def _parse(
+        self, servable: served_models.Servable, body: bytes
+    ) -> tuple[str, dict[str, np.ndarray], bool]:
         signature_name, inputs, by_row = wire.from_json(body, servable.signature)
         self._service.check(servable, signature_name, inputs)
         return signature_name, inputs, by_row
 
-    async def _aside(self, function, *arguments):
+    async def _aside(self, function: Callable[..., T], *arguments: object) -> T:
         return await asyncio.wrap_future(self._service.queue.submit_aside(function, *arguments))

@@ -10,11 +10,13 @@ import os
 import pathlib
 import threading
 import weakref
+from collections.abc import Iterator, Mapping, Sequence
 
 import grpc
+import numpy as np
 import tensorflow as tf
 from google.protobuf import text_format
-from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
@@ -24,6 +26,7 @@ from osvos_tf.errors import InputError
 DEFAULT_SIGNATURE = tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
 _WARMUP = "assets.extra/tf_serving_warmup_requests"  # records of PredictionLog
 _LOG = logging.getLogger(__name__)
+_Look = list[tuple[pathlib.Path, int, int]]  # of each file of a folder: size, change in ns
 
 
 class Servable:
@@ -34,7 +37,7 @@ class Servable:
         signature_defs: {signature: `SignatureDef`}.
     """
 
-    def __init__(self, name, version, folder):
+    def __init__(self, name: str, version: int, folder: pathlib.Path):
         self.name, self.version = name, version
         saved_model = saved_model_pb2.SavedModel()
         saved_model.ParseFromString((folder / "saved_model.pb").read_bytes())
@@ -43,7 +46,7 @@ class Servable:
         self._model = tf.saved_model.load(os.fspath(folder))
         self._warm_up(folder / _WARMUP)
 
-    def signature(self, name):
+    def signature(self, name: str) -> meta_graph_pb2.SignatureDef:
         """Returns the `SignatureDef` of that name, "" for the default one."""
         name = name or DEFAULT_SIGNATURE
         if name not in self._model.signatures:
@@ -53,7 +56,12 @@ class Servable:
             )
         return self.signature_defs[name]
 
-    def check(self, signature_name, inputs, output_filter=()):
+    def check(
+        self,
+        signature_name: str,
+        inputs: Mapping[str, np.ndarray],
+        output_filter: Sequence[str] = (),
+    ) -> None:
         """Raises RequestError unless inputs and wanted outputs are the signature's own.
 
         Args:
@@ -77,13 +85,18 @@ class Servable:
                     f"in the set {sorted(signature.outputs)}."
                 )
 
-    def run(self, signature_name, inputs, output_filter=()):
+    def run(
+        self,
+        signature_name: str,
+        inputs: Mapping[str, np.ndarray],
+        output_filter: Sequence[str] = (),
+    ) -> dict[str, np.ndarray]:
         """Runs a signature on inputs that `check` let pass; returns {output: array}."""
         function = self._model.signatures[signature_name or DEFAULT_SIGNATURE]
         outputs = function(**{name: tf.constant(array) for name, array in inputs.items()})
         return {name: outputs[name].numpy() for name in output_filter or outputs}
 
-    def _warm_up(self, path):
+    def _warm_up(self, path: pathlib.Path) -> None:
         """Runs the requests that came with the model: the first ones are slow."""
         if not path.is_file():
             return
@@ -102,25 +115,26 @@ class ServedModel:
         base_path: the folder that holds a folder for each version.
     """
 
-    def __init__(self, name, base_path):
+    def __init__(self, name: str, base_path: str | os.PathLike[str]):
         self.name = name
         self.base_path = pathlib.Path(base_path)
-        self._current = None
-        self._states = {}  # version -> (name of its state, RequestError or None)
-        self._broken = {}  # version -> what its folder looked like when it failed to load
+        self._current: Servable | None = None
+        # By version: its state's name, and the error that ended it.
+        self._states: dict[int, tuple[str, wire.RequestError | None]] = {}
+        self._broken: dict[int, _Look] = {}  # by version: its folder when it failed to load
         self._retiring = False  # whether a version was retired whose memory is not yet free
 
     @property
-    def version(self):
+    def version(self) -> int | None:
         """The version in use, None before the first is loaded."""
         return None if self._current is None else self._current.version
 
-    def states(self):
-        """Returns [(version, state's name, RequestError or None)], the latest version first."""
+    def states(self) -> list[wire.State]:
+        """Returns the states of all versions seen, the latest version first."""
         states = sorted(self._states.copy().items(), reverse=True)
         return [(version, *state) for version, state in states]
 
-    def servable(self, version=None):
+    def servable(self, version: int | None = None) -> Servable:
         """Returns the `Servable` in use, which must be `version` where that is given.
 
         Who holds it keeps it loaded; once the last one lets go, a retired version is gone.
@@ -133,7 +147,7 @@ class ServedModel:
             raise not_found(self.name, version)
         return current
 
-    def refresh(self):
+    def refresh(self) -> None:
         """Takes the largest version that loads into use; to be called by one thread at a time.
 
         One that does not load is reported, and tried again once its folder has changed. Where no
@@ -158,7 +172,7 @@ class ServedModel:
                 error = self._states[version][1]
                 _LOG.error("%s: version %d does not load: %s", self.name, version, error)
 
-    def _load(self, version, folder):
+    def _load(self, version: int, folder: pathlib.Path) -> bool:
         """Loads a version and swaps it in; returns whether that went well."""
         self._states[version] = "LOADING", None
         try:
@@ -175,7 +189,7 @@ class ServedModel:
         _LOG.info("%s: version %d is in use", self.name, version)
         return True
 
-    def _ended(self, version):
+    def _ended(self, version: int) -> None:
         """Called when the last request has let go of a retired version."""
         if self._states[version][0] == "UNLOADING":
             self._states[version] = "END", None
@@ -195,13 +209,15 @@ class ServedModels:
         InputError: on entry; a model has no version that loads.
     """
 
-    def __init__(self, base_paths, *, poll_seconds=1.0):
+    def __init__(
+        self, base_paths: Mapping[str, str | os.PathLike[str]], *, poll_seconds: float = 1.0
+    ):
         self._models = {name: ServedModel(name, path) for name, path in base_paths.items()}
         self._poll_seconds = poll_seconds
         self._stopping = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="watcher", daemon=True)
 
-    def __enter__(self):
+    def __enter__(self) -> "ServedModels":
         """Loads every model, then starts to watch."""
         for model in self:
             model.refresh()
@@ -209,18 +225,18 @@ class ServedModels:
         self._watcher.start()
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         """Ends the watching."""
         self._stopping.set()
         self._watcher.join()
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[ServedModel]:
         return iter(self._models.values())
 
-    def __contains__(self, name):
+    def __contains__(self, name: str) -> bool:
         return name in self._models
 
-    def __getitem__(self, name):
+    def __getitem__(self, name: str) -> ServedModel:
         """Returns the `ServedModel` of that name.
 
         Raises:
@@ -230,7 +246,7 @@ class ServedModels:
             raise not_found(name)
         return self._models[name]
 
-    def _watch(self):
+    def _watch(self) -> None:
         while not self._stopping.wait(self._poll_seconds):
             for model in self:
                 try:
@@ -239,14 +255,14 @@ class ServedModels:
                     _LOG.error("%s: cannot look for new versions: %s", model.name, error)
 
 
-def not_found(name, version=None):
+def not_found(name: str, version: int | None = None) -> wire.RequestError:
     """Returns the error for a model or version that is not in use."""
     request = f"Latest({name})" if version is None else f"Specific({name}, {version})"
     message = f"Servable not found for request: {request}"
     return wire.RequestError(grpc.StatusCode.NOT_FOUND, message)
 
 
-def read_config(path):
+def read_config(path: str | os.PathLike[str]) -> dict[str, pathlib.Path]:
     """Reads TF Serving's `ModelServerConfig` in text form; returns {name: base path}.
 
     A relative base path counts from the file's own folder; and one that does not exist here, such
@@ -264,7 +280,7 @@ def read_config(path):
             f"Wanted TF Serving's model_config_list {{ config {{ name: ... base_path: ... }} }} in "
             f"{path}. It cannot be read: {error}."
         ) from error
-    base_paths = {}
+    base_paths: dict[str, pathlib.Path] = {}
     for model in config.model_config_list.config:
         if not model.name or not model.base_path or model.name in base_paths:
             raise InputError(f"{path}: each config needs a name of its own and a base_path.")
@@ -287,7 +303,7 @@ def read_config(path):
     return base_paths
 
 
-def _check_input(name, array, info):
+def _check_input(name: str, array: np.ndarray, info: meta_graph_pb2.TensorInfo) -> None:
     """Raises RequestError unless the array has the type and shape that a signature wants."""
     dtype = tf.dtypes.as_dtype(info.dtype)
     shape = tf.TensorShape(info.tensor_shape)
@@ -300,7 +316,7 @@ def _check_input(name, array, info):
         )
 
 
-def _versions(base_path):
+def _versions(base_path: pathlib.Path) -> dict[int, pathlib.Path]:
     """Returns {version: folder}; folders whose name is no number are none."""
     try:
         with os.scandir(base_path) as entries:
@@ -313,13 +329,13 @@ def _versions(base_path):
         return {}
 
 
-def _look(folder):
+def _look(folder: pathlib.Path) -> _Look:
     """Returns what changes when a file below the folder does."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return [(path, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
 
 
-def _require_loaded(model):
+def _require_loaded(model: ServedModel) -> None:
     if model.version is not None:
         return
     broken = "; ".join(f"version {version}: {error}" for version, _, error in model.states())

@@ -17,11 +17,16 @@ import gc
 import inspect
 import json
 import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import grpc
 import numpy as np
 import tensorflow as tf
 from google.protobuf import json_format
+from google.protobuf.message import Message
+from tensorflow.core.framework import tensor_pb2
+from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2
 
 # gRPC sends the message in a header, and clients refuse headers of more than a few kilobytes.
@@ -44,17 +49,22 @@ class RequestError(Exception):
         message: for the reader at the other end; what is too long for a header is cut off.
     """
 
-    def __init__(self, code, message):
+    def __init__(self, code: grpc.StatusCode, message: str):
         super().__init__(message[:_LONGEST_MESSAGE])
         self.code = code
 
 
-def invalid(message):
+# A version, its state's name (see TF Serving's `ModelVersionStatus`), and the error that ended it.
+State = tuple[int, str, RequestError | None]
+_Infos = Mapping[str, meta_graph_pb2.TensorInfo]  # of a signature's inputs, by name
+
+
+def invalid(message: str) -> RequestError:
     """Returns the error for a request that can never succeed."""
     return RequestError(grpc.StatusCode.INVALID_ARGUMENT, message)
 
 
-def to_request_error(error):
+def to_request_error(error: Exception) -> RequestError:
     """Returns the `RequestError` that tells a client of any exception."""
     if isinstance(error, RequestError):
         return error
@@ -69,7 +79,7 @@ def to_request_error(error):
     return RequestError(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}")
 
 
-def from_proto(name, proto, max_bytes):
+def from_proto(name: str, proto: tensor_pb2.TensorProto, max_bytes: int) -> np.ndarray:
     """Returns a `TensorProto` as an array, strings as `bytes` objects.
 
     Args:
@@ -91,7 +101,7 @@ def from_proto(name, proto, max_bytes):
 
 
 @contextlib.contextmanager
-def _without_garbage_collection():
+def _without_garbage_collection() -> Iterator[None]:
     """Nested lists are many objects and no garbage: looking for some takes most of the time."""
     enabled = gc.isenabled()
     gc.disable()
@@ -103,7 +113,9 @@ def _without_garbage_collection():
 
 
 @_without_garbage_collection()
-def from_json(body, find_signature):
+def from_json(
+    body: bytes, find_signature: Callable[[str], meta_graph_pb2.SignatureDef]
+) -> tuple[str, dict[str, np.ndarray], bool]:
     """Reads the body of a `:predict` request.
 
     Args:
@@ -142,7 +154,7 @@ def from_json(body, find_signature):
 
 
 @_without_garbage_collection()
-def to_json(outputs, by_row):
+def to_json(outputs: Mapping[str, np.ndarray], by_row: bool) -> str:
     """Returns the reply to a `:predict` request as JSON text.
 
     Args:
@@ -164,8 +176,8 @@ def to_json(outputs, by_row):
     return json.dumps({"predictions": predictions})
 
 
-def status_response(states):
-    """Returns the `GetModelStatusResponse` for [(version, state's name, RequestError or None)]."""
+def status_response(states: Iterable[State]) -> get_model_status_pb2.GetModelStatusResponse:
+    """Returns the `GetModelStatusResponse` for the states of a model's versions."""
     response = get_model_status_pb2.GetModelStatusResponse()
     for version, state, error in states:
         entry = response.model_version_status.add(version=version)
@@ -178,7 +190,9 @@ def status_response(states):
     return response
 
 
-def metadata_response(name, version, signature_defs):
+def metadata_response(
+    name: str, version: int, signature_defs: Mapping[str, meta_graph_pb2.SignatureDef]
+) -> get_model_metadata_pb2.GetModelMetadataResponse:
     """Returns the `GetModelMetadataResponse` for {signature: SignatureDef}."""
     signatures = get_model_metadata_pb2.SignatureDefMap()
     for key, signature_def in signature_defs.items():
@@ -190,14 +204,14 @@ def metadata_response(name, version, signature_defs):
     return response
 
 
-def message_to_json(message):
+def message_to_json(message: Message) -> str:
     """Returns a status or metadata response as JSON text, fields that are not set included."""
     return json_format.MessageToJson(
         message, preserving_proto_field_name=True, indent=1, **_ALL_FIELDS
     )
 
 
-def metadata_to_json(response):
+def metadata_to_json(response: get_model_metadata_pb2.GetModelMetadataResponse) -> str:
     """Returns a metadata response as JSON text, without the type that protobuf puts in front."""
     signatures = get_model_metadata_pb2.SignatureDefMap()
     response.metadata["signature_def"].Unpack(signatures)
@@ -205,7 +219,7 @@ def metadata_to_json(response):
     return f'{{"model_spec": {spec}, "metadata": {{"signature_def": {signature_def}}}}}'
 
 
-def _columns(value, infos):
+def _columns(value: Any, infos: _Infos) -> dict[str, Any]:
     """Returns {input: value} for what came as `inputs`."""
     if not isinstance(value, dict) or _is_b64(value):
         if len(infos) > 1:
@@ -217,7 +231,7 @@ def _columns(value, infos):
     return {name: value[name] for name in infos}
 
 
-def _columns_of_rows(rows, infos):
+def _columns_of_rows(rows: Any, infos: _Infos) -> dict[str, Any]:
     """Returns {input: list of values} for what came as `instances`."""
     if not isinstance(rows, list):
         raise invalid("Expecting 'instances' to be an list/array")
@@ -235,7 +249,7 @@ def _columns_of_rows(rows, infos):
     return {name: [row[name] for row in rows] for name in infos}
 
 
-def _array(name, value, info):
+def _array(name: str, value: Any, info: meta_graph_pb2.TensorInfo) -> np.ndarray:
     """Returns a JSON value as an array of the input's type."""
     dtype = tf.dtypes.as_dtype(info.dtype)
     try:
@@ -255,7 +269,7 @@ def _array(name, value, info):
     return array if dtype == tf.string else array.astype(dtype.as_numpy_dtype)
 
 
-def _bytes(value):
+def _bytes(value: Any) -> Any:
     """Returns a JSON value with its strings, plain ones and base64, as bytes."""
     if isinstance(value, list):
         return [_bytes(item) for item in value]
@@ -265,7 +279,7 @@ def _bytes(value):
     return value.encode() if isinstance(value, str) else value
 
 
-def _plain(name, array):
+def _plain(name: str, array: np.ndarray) -> Any:
     """Returns an array as nested lists of what JSON can hold."""
     values = array.tolist()
     if array.dtype != object:
@@ -275,16 +289,16 @@ def _plain(name, array):
     return _each(lambda item: item.decode(errors="replace"), values)
 
 
-def _each(function, values):
+def _each(function: Callable[[Any], Any], values: Any) -> Any:
     if isinstance(values, list):
         return [_each(function, value) for value in values]
     return function(values)
 
 
-def _single(values):
+def _single(values: Mapping[str, Any]) -> Any:
     """Returns the only value of a dict that has one, else the dict."""
     return values if len(values) > 1 else next(iter(values.values()))
 
 
-def _is_b64(value):
+def _is_b64(value: Any) -> bool:
     return isinstance(value, dict) and value.keys() == {"b64"} and isinstance(value["b64"], str)

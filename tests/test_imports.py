@@ -57,20 +57,22 @@ MAY_IMPORT = {
     "visualize": PIXELS,
     "report": {"metrics", "numpy"},
     "report_page": {"jinja2", "report", "visualize", *PIXELS},
-    "export": {"google", "inference", "model", "tensorflow_serving", *TENSORS},
+    "export": {"google", "inference", "model", "tensorflow_serving", *KERAS},
     "serving": {"cv2", "grpc", "requests", "tensorflow_serving", *TENSORS},
     # The embedded server: knows SavedModels, not the networks in them.
     "wire": {"google", "grpc", "tensorflow_serving", *TENSORS},
     "served_models": {"google", "grpc", "tensorflow_serving", "wire", *TENSORS},
-    "grpc_front": {"grpc", "served_models", "tensorflow_serving", "wire", *TENSORS},
-    "rest_front": {"aiohttp", "grpc", "prometheus_client", "wire"},
+    "grpc_front": {"google", "grpc", "served_models", "tensorflow_serving", "wire", *TENSORS},
+    "rest_front": {"aiohttp", "grpc", "numpy", "prometheus_client", "served_models", "wire"},
     "model_server": {
         "grpc",
         "grpc_front",
+        "numpy",
         "PIL",
         "prometheus_client",
         "rest_front",
         "served_models",
+        "tensorflow_serving",
         "wire",
     },
 }
@@ -92,9 +94,18 @@ SHARED = {
 
 
 def imports(path):
-    """Names that a file imports, also inside functions: `x` for osvos_tf.x, else the package."""
+    """Names that a file imports, also inside functions: `x` for osvos_tf.x, else the package.
+
+    What is imported for the type checker alone is left out: it loads nothing, and two modules may
+    name each other's classes.
+    """
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    blocks = [node for node in ast.walk(tree) if isinstance(node, ast.If)]
+    for block in blocks:
+        if ast.unparse(block.test) == "TYPE_CHECKING":
+            block.body = []
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path.name}, line {node.lineno}: a relative import"
             names = [f"{node.module}.{alias.name}" for alias in node.names]
