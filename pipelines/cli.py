@@ -42,7 +42,8 @@ T = TypeVar("T")
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 _PLAIN_SECONDS = 10.0  # between two lines of progress where there is no terminal
-_WIDTH = 88  # of what `--help` prints
+# Of what `--help` prints.
+_LINES: dict[str, Any] = {"width": 88, "break_on_hyphens": False, "break_long_words": False}
 # A bar of seconds: a rate of seconds a second would say nothing.
 _SECONDS = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt} of {total_fmt} seconds{postfix}"
 _HELP = {"-h", "-help", "--help", "--helpfull", "--helpshort"}
@@ -78,7 +79,7 @@ def run(
     name, arguments = pathlib.Path(sys.argv[0]).stem, sys.argv[1:]
     try:
         if _HELP & set(arguments):
-            print(doc.strip(), _describe(flag_values, groups), sep="\n\n")
+            print(_wrap(doc), _describe(flag_values, groups), sep="\n\n")
         elif "--version" in arguments and ("version" not in flag_values or len(arguments) == 1):
             print(_describe_version())
         else:
@@ -315,7 +316,7 @@ class Progress:
             self.advance()
 
     def _print(self, note: str) -> None:
-        of = f" of {self._total:g}" if self._total else ""
+        of = f" of {self._total:.12g}" if self._total else ""
         more = f", {note}" if note else ""
         text = printable(f"{self._what}: {self._count}{of} {self._unit}s{more}")
         print(text, file=sys.stderr, flush=True)
@@ -360,6 +361,14 @@ def require_positive(flag_values: flags.FlagValues, *names: str) -> None:
             raise InputError(f"--{name} must be above 0. Received: {value}.")
 
 
+def _wrap(doc: str) -> str:
+    """Returns a docstring whose paragraphs are as wide as the flags; indented ones stay."""
+    return "\n\n".join(
+        part if part.startswith(" ") else textwrap.fill(" ".join(part.split()), **_LINES)
+        for part in doc.strip().split("\n\n")
+    )
+
+
 def _describe(flag_values: flags.FlagValues, groups: Groups) -> str:
     """Returns the flags, one a paragraph, group by group."""
     left = set(flag_values)
@@ -375,12 +384,18 @@ def _describe(flag_values: flags.FlagValues, groups: Groups) -> str:
 
 
 def _describe_flag(flag: flags.Flag) -> str:
-    names = f"--{flag.name}, --no{flag.name}" if flag.boolean else f"--{flag.name}"
-    help = flag.help.partition(";\n    repeat this option")[0]  # ours says "Repeatable"
-    value = (flag.default_as_str or "").strip("'")
+    """Returns a flag's paragraph: its name, `--noNAME` where that changes anything, its help."""
+    text = flag.help.partition(";\n    repeat this option")[0]  # ours says "Repeatable"
+    names = f"--{flag.name}"
+    if text.startswith("<"):  # the choices, as absl puts them
+        choices, _, text = text.partition(": ")
+        names += f"={choices}"
+    if flag.boolean and flag.default is not False:
+        names += f", --no{flag.name}"
+    value = "" if flag.default is False else (flag.default_as_str or "").strip("'")
     default = f" (default: {value})" if value else ""
     return textwrap.fill(
-        f"{names}: {help}{default}", _WIDTH, initial_indent="  ", subsequent_indent="      "
+        f"{names}: {text}{default}", initial_indent="  ", subsequent_indent="      ", **_LINES
     )
 
 

@@ -15,7 +15,7 @@ from osvos_tf.files import ensure_writable
 from pipelines import cli
 
 FLAGS = flags.FlagValues()
-flags.DEFINE_string(
+cli.define_path(
     "davis",
     None,
     "DAVIS root: the folder that holds JPEGImages, Annotations and ImageSets.",
@@ -29,7 +29,7 @@ flags.DEFINE_string(
     required=True,
     flag_values=FLAGS,
 )
-flags.DEFINE_string(
+cli.define_path(
     "out", None, "Folder for the shards and the manifest.", required=True, flag_values=FLAGS
 )
 flags.DEFINE_string(
@@ -51,10 +51,15 @@ flags.DEFINE_integer(
     flag_values=FLAGS,
 )
 
+GROUPS = (
+    ("What you need", ("davis", "split", "out")),
+    ("Which frames", ("sequences", "resolution")),
+    ("How they are kept", ("height", "shards")),
+)
 _SHARDS = 8  # about 20 MB each for DAVIS's training split
 
 
-def main(args):
+def main(args: flags.FlagValues) -> None:
     """Flags -> sequences -> `tfrecord.write_records`."""
     cli.require_positive(args, "shards", "height")
     sequences = davis.read_split(
@@ -81,9 +86,9 @@ def main(args):
     )
 
 
-def run():
+def run() -> None:
     """The console command."""
-    cli.run(main, FLAGS, __doc__)
+    cli.run(main, FLAGS, __doc__, GROUPS)
 
 
 if __name__ == "__main__":

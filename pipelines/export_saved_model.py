@@ -9,6 +9,9 @@ folder `models.config` (every model there), `batching.config` and `compose.yaml`
 seconds, most of them for starting TensorFlow.
 """
 
+from types import ModuleType
+from typing import Any
+
 from absl import flags
 
 from osvos_tf import inference
@@ -16,8 +19,8 @@ from osvos_tf.errors import InputError
 from pipelines import cli
 
 FLAGS = flags.FlagValues()
-flags.DEFINE_string("model", None, "The network, a .keras file.", required=True, flag_values=FLAGS)
-flags.DEFINE_string(
+cli.define_path("model", None, "The network, a .keras file.", required=True, flag_values=FLAGS)
+cli.define_path(
     "out",
     None,
     "The model's folder, saved_models/NAME; clients ask for NAME.",
@@ -27,7 +30,7 @@ flags.DEFINE_string(
 flags.DEFINE_integer(
     "version", None, "The version's number; unset: the next free one.", flag_values=FLAGS
 )
-flags.DEFINE_string(
+cli.define_path(
     "contour",
     None,
     "A contour network, a .keras file: adds the output 'contours'.",
@@ -41,9 +44,13 @@ flags.DEFINE_float(
     upper_bound=1.0,
     flag_values=FLAGS,
 )
+GROUPS = (
+    ("What you need", ("model", "out")),
+    ("What is exported", ("version", "threshold", "contour")),
+)
 
 
-def main(args):
+def main(args: flags.FlagValues) -> None:
     """Flags -> networks -> a version of the model."""
     cli.import_tensorflow()
     from osvos_tf import export, model
@@ -61,12 +68,12 @@ def main(args):
     )
 
 
-def run():
+def run() -> None:
     """The console command."""
-    cli.run(main, FLAGS, __doc__)
+    cli.run(main, FLAGS, __doc__, GROUPS)
 
 
-def _load(model, path, kind):
+def _load(model: ModuleType, path: str, kind: str) -> Any:
     """Loads a network and makes sure that it is not the other kind."""
     network = model.load_model(path)
     if network.name in {"foreground", "contour"} - {kind}:

@@ -18,7 +18,7 @@ from osvos_tf.errors import InputError
 from pipelines import cli
 
 FLAGS = flags.FlagValues()
-flags.DEFINE_string(
+cli.define_path(
     "source",
     None,
     "The released file; a TensorFlow checkpoint by its prefix.",
@@ -32,10 +32,11 @@ flags.DEFINE_enum(
     "Which of the authors' versions wrote it; auto: its content tells.",
     flag_values=FLAGS,
 )
-flags.DEFINE_string("out", None, "The model, a .keras file.", required=True, flag_values=FLAGS)
+cli.define_path("out", None, "The model, a .keras file.", required=True, flag_values=FLAGS)
+GROUPS = (("What you need", ("source", "out")),)
 
 
-def main(args):
+def main(args: flags.FlagValues) -> None:
     """Flags -> `weights.import_network` -> the model's file."""
     out = pathlib.Path(args.out)
     if out.suffix != ".keras" or out.is_dir():
@@ -50,9 +51,9 @@ def main(args):
     print(f"Wrote {out}: a {network.name} network, crop {network.get_layer('fused').crop!r}.")
 
 
-def run():
+def run() -> None:
     """The console command."""
-    cli.run(main, FLAGS, __doc__)
+    cli.run(main, FLAGS, __doc__, GROUPS)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,9 @@ import dataclasses
 import os
 import pathlib
 import sys
+from collections.abc import Callable, Iterator, Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
@@ -23,6 +26,9 @@ from osvos_tf.files import (
     write_json,
 )
 from pipelines import cli
+
+if TYPE_CHECKING:
+    from osvos_tf import tfrecord
 
 _SETTINGS = "flags.json"  # beside the checkpoints
 # In the environment: how often in a row this process was started anew without making an update.
@@ -42,16 +48,16 @@ class Task:
     source: tuple[str, ...] = ()  # flags that name the data, where records are made here
 
 
-def define_flags(flag_values, task):
+def define_flags(flag_values: flags.FlagValues, task: Task) -> None:
     """Defines the flags that both commands have."""
-    flags.DEFINE_string(
+    cli.define_path(
         "workdir",
         None,
         "Folder for the model and checkpoints.",
         required=True,
         flag_values=flag_values,
     )
-    flags.DEFINE_string(
+    cli.define_path(
         "weights",
         "imagenet",
         "Where training starts: imagenet, random, compact (the parent that comes with the "
@@ -113,7 +119,21 @@ def define_flags(flag_values, task):
     cli.define_common(flag_values)
 
 
-def train(args, task, make_records=None):
+def groups(*source: str) -> cli.Groups:
+    """Returns the order of the flags in `--help`, after those that name the data."""
+    return (
+        ("What you need", (*source, "workdir", "recipe", "weights", "width_multiplier")),
+        ("Training", ("updates", "height", "precision", "seed")),
+        ("What is kept", ("checkpoint_seconds", "storage")),
+        ("Damaged data, many devices", ("skip_corrupt", "strategy")),
+    )
+
+
+def train(
+    args: flags.FlagValues,
+    task: Task,
+    make_records: Callable[[pathlib.Path], None] | None = None,
+) -> None:
     """Flags -> dataset, network, recipe -> `training.train` -> the model's file.
 
     Args:
@@ -169,7 +189,14 @@ def train(args, task, make_records=None):
         distribution.total(strategy, 0)  # the others end when the model is there
 
 
-def _train_stages(args, task, stages, examples, network, strategy):
+def _train_stages(
+    args: flags.FlagValues,
+    task: Task,
+    stages: Sequence[recipes.Stage],
+    examples: Any,
+    network: Any,
+    strategy: Any,
+) -> None:
     """Trains the network through all stages, in place."""
     from osvos_tf import distribution, input_pipeline, training
 
@@ -210,7 +237,7 @@ def _train_stages(args, task, stages, examples, network, strategy):
     network.get_layer("preprocess").working_height = stage.height if task.keeps_height else None
 
 
-def _check_share(stages, strategy):
+def _check_share(stages: Sequence[recipes.Stage], strategy: Any) -> None:
     """Says how an update is shared.
 
     Raises:
@@ -229,7 +256,7 @@ def _check_share(stages, strategy):
 
 
 @contextlib.contextmanager
-def _rejoining():
+def _rejoining() -> Iterator[None]:
     """Starts this process anew once another worker is gone, to go on from the last checkpoint."""
     from osvos_tf import distribution
 
@@ -252,7 +279,7 @@ def _rejoining():
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
-def _check(args):
+def _check(args: flags.FlagValues) -> None:
     cli.require_positive(args, "updates", "height", "width_multiplier")
     if args.weights == "imagenet" and args.width_multiplier != 1.0:
         raise InputError(
@@ -263,7 +290,7 @@ def _check(args):
         raise InputError("--weights=FILE brings its own width: leave out --width_multiplier.")
 
 
-def _initial(args, task, model):
+def _initial(args: flags.FlagValues, task: Task, model: ModuleType) -> Any:
     """Returns the network with its first weights."""
     from osvos_tf import weight_files, weights
 
@@ -284,12 +311,14 @@ def _initial(args, task, model):
     return network
 
 
-def _settings(args, task):
+def _settings(args: flags.FlagValues, task: Task) -> dict[str, Any]:
     names = (*task.source, "weights", "recipe", "updates", "height", "width_multiplier", "seed")
     return {name: args[name].value for name in names}
 
 
-def _earlier_precision(workdir, args, task):
+def _earlier_precision(
+    workdir: str | os.PathLike[str], args: flags.FlagValues, task: Task
+) -> str | None:
     """Returns the precision of the run that the folder holds, None for a fresh start.
 
     Raises:
@@ -299,7 +328,7 @@ def _earlier_precision(workdir, args, task):
     if not (path.is_file() and any(path.parent.glob("checkpoints/ckpt-*.index"))):
         return None
     try:
-        before = {**read_json(path)}
+        before: dict[str, Any] = {**read_json(path)}  # type: ignore[dict-item]  # TypeError is told
         precision = before["precision"]
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(
@@ -318,13 +347,13 @@ def _earlier_precision(workdir, args, task):
     return precision
 
 
-def _report_lost(lost):
+def _report_lost(lost: "Sequence[tfrecord.Lost]") -> None:
     print(f"Left out {sum(entry.count for entry in lost)} damaged frames: "
           f"{'; '.join(map(str, lost))}.")  # fmt: skip
 
 
 @contextlib.contextmanager
-def _decoding(records):
+def _decoding(records: str | os.PathLike[str]) -> Iterator[None]:
     """Turns the failure of a picture inside a record into a message; its header was sound."""
     import tensorflow as tf
 
@@ -338,8 +367,8 @@ def _decoding(records):
         ) from error
 
 
-def _show(progress, stage):
-    def on_update(update, loss):
+def _show(progress: cli.Progress, stage: recipes.Stage) -> Callable[[int, float], None]:
+    def on_update(update: int, loss: float) -> None:
         os.environ.pop(_RESTARTS, None)
         progress.advance(note=f"loss {loss:.4g}, rate {stage.rate_at(update - 1):.2g}", to=update)
 

@@ -7,7 +7,7 @@ says where it listens once the models are loaded, about 10 seconds later. It tak
 version that loads, looks for new ones every second, and moves over to one without dropping a
 request. Ctrl-C or SIGTERM ends it when the requests in flight are answered.
 
-    curl http://127.0.0.1:8501/v1/models/dog            # which versions there are, and their state
+    curl http://127.0.0.1:8501/v1/models/dog            # the versions, and their state
     curl http://127.0.0.1:8501/v1/models/dog/metadata   # signatures
     curl http://127.0.0.1:8501/metrics                  # for Prometheus
 """
@@ -15,21 +15,26 @@ request. Ctrl-C or SIGTERM ends it when the requests in flight are answered.
 import logging
 import re
 import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from osvos_tf.errors import InputError, missing_package
 from pipelines import cli
 
+if TYPE_CHECKING:
+    from osvos_tf import model_server
+
 FLAGS = flags.FlagValues()
-flags.DEFINE_multi_string(
+cli.define_paths(
     "model",
     None,
     "NAME:DIR, the model's name for clients and the folder that holds a folder for each version. "
     "Repeatable.",
     flag_values=FLAGS,
 )
-flags.DEFINE_string(
+cli.define_path(
     "model_config",
     None,
     "TF Serving's text file of models, instead of --model: model_config_list { config { ... } }.",
@@ -82,13 +87,18 @@ flags.DEFINE_float(
 flags.DEFINE_float(
     "poll_seconds", 1.0, "Time between two looks for new versions.", flag_values=FLAGS
 )
+GROUPS = (
+    ("What you need", ("model", "model_config", "rest_port", "grpc_port", "host")),
+    ("Limits", ("queue", "workers", "max_request_mb", "max_megapixels")),
+    ("New versions", ("poll_seconds",)),
+)
 
 
-def main(args):
+def main(args: flags.FlagValues) -> None:
     """Flags -> models -> a server, until a signal ends it."""
     cli.require_positive(args, "max_megapixels", "poll_seconds")
-    models = _models(args.model or [])
-    if bool(models) == bool(args.model_config):
+    named = _models(args.model or [])
+    if bool(named) == bool(args.model_config):
         raise InputError("Wanted models: either --model=NAME:DIR or --model_config=FILE.")
 
     cli.import_tensorflow()
@@ -97,7 +107,7 @@ def main(args):
     except ImportError as error:
         raise missing_package("Serving", "serving", error) from error
 
-    models = models or served_models.read_config(args.model_config)
+    models = named or served_models.read_config(args.model_config)
     _log()
     server = model_server.ModelServer(
         models,
@@ -118,14 +128,14 @@ def main(args):
             time.sleep(0.5)
 
 
-def run():
+def run() -> None:
     """The console command."""
-    cli.run(main, FLAGS, __doc__)
+    cli.run(main, FLAGS, __doc__, GROUPS)
 
 
-def _models(values):
+def _models(values: Sequence[str]) -> dict[str, str]:
     """Returns {name: folder} for the values of --model."""
-    models = {}
+    models: dict[str, str] = {}
     for value in values:
         name, colon, folder = value.partition(":")
         if not colon or not folder or not re.fullmatch(r"[^/:\s]+", name):
@@ -138,7 +148,7 @@ def _models(values):
     return models
 
 
-def _log():
+def _log() -> None:
     """Shows which versions come and go, and faults; on standard error."""
     logging.basicConfig(format="%(asctime)s %(message)s")
     logging.getLogger("osvos_tf").setLevel(logging.INFO)
@@ -146,7 +156,7 @@ def _log():
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
 
 
-def _describe(server):
+def _describe(server: "model_server.ModelServer") -> str:
     """Returns what is served and where."""
     host = f"[{server.host}]" if ":" in server.host else server.host
     lines = [

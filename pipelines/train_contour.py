@@ -8,11 +8,18 @@ A run that was stopped goes on from its last checkpoint when the same command is
 `segment --snap=contour --contour=contour.keras` uses it.
 """
 
+import pathlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 from absl import flags
 
-from osvos_tf import recipes
+from osvos_tf import davis, recipes
 from osvos_tf.errors import InputError
 from pipelines import cli, offline
+
+if TYPE_CHECKING:
+    import numpy as np
 
 TASK = offline.Task(
     network="build_contour",
@@ -23,18 +30,18 @@ TASK = offline.Task(
     source=("bsds", "split", "label_maps", "images"),
 )
 FLAGS = flags.FlagValues()
-flags.DEFINE_string(
+cli.define_path(
     "bsds", None, "BSDS500: the folder that holds images and groundTruth.", flag_values=FLAGS
 )
 flags.DEFINE_string("split", "train", "Split of BSDS500 to learn from.", flag_values=FLAGS)
-flags.DEFINE_string(
+cli.define_path(
     "label_maps",
     None,
     "Instead: a folder of images and label maps (PNG, or .mat as PASCAL-Context has them), in "
     "images/ and labels/ or side by side. Contours are where two labels meet.",
     flag_values=FLAGS,
 )
-flags.DEFINE_string(
+cli.define_path(
     "images", None, "Folder of the images, where --label_maps holds maps only.", flag_values=FLAGS
 )
 offline.define_flags(FLAGS, TASK)
@@ -42,11 +49,11 @@ offline.define_flags(FLAGS, TASK)
 _SHARDS = 4
 
 
-def main(args):
+def main(args: flags.FlagValues) -> None:
     """Flags -> annotated images -> `offline.train`."""
     sequence, read_contours = _source(args)
 
-    def make_records(folder):
+    def make_records(folder: pathlib.Path) -> None:
         from osvos_tf import tfrecord
 
         count = len(sequence.frames)
@@ -63,12 +70,14 @@ def main(args):
     offline.train(args, TASK, make_records)
 
 
-def run():
+def run() -> None:
     """The console command."""
-    cli.run(main, FLAGS, __doc__)
+    cli.run(main, FLAGS, __doc__, offline.groups(*TASK.source))
 
 
-def _source(args):
+def _source(
+    args: flags.FlagValues,
+) -> "tuple[davis.Sequence, Callable[[str], np.ndarray]]":
     """Returns the annotated images and the function that reads an annotation as contours."""
     if (args.bsds is None) == (args.label_maps is None):
         raise InputError("Give one of --bsds and --label_maps: what shall the network learn from?")

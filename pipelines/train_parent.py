@@ -14,20 +14,20 @@ from pipelines import cli, offline
 
 TASK = offline.Task(network="build_foreground", file="parent.keras", recipes=recipes.PARENTS)
 FLAGS = flags.FlagValues()
-flags.DEFINE_string(
+cli.define_path(
     "records", None, "Folder made by davis_to_tfrecord.", required=True, flag_values=FLAGS
 )
 offline.define_flags(FLAGS, TASK)
 
 
-def main(args):
+def main(args: flags.FlagValues) -> None:
     """Flags -> `offline.train`."""
     offline.train(args, TASK)
 
 
-def run():
+def run() -> None:
     """The console command."""
-    cli.run(main, FLAGS, __doc__)
+    cli.run(main, FLAGS, __doc__, offline.groups("records"))
 
 
 if __name__ == "__main__":
