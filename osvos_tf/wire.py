@@ -91,6 +91,8 @@ def from_proto(name: str, proto: tensor_pb2.TensorProto, max_bytes: int) -> np.n
         RequestError: INVALID_ARGUMENT, the message makes no array or too large a one.
     """
     shape = [dim.size for dim in proto.tensor_shape.dim]
+    if min(shape, default=0) < 0:
+        raise invalid(f"tensor parsing error: {name}: shape {shape} has a negative size.")
     try:
         itemsize = np.dtype(tf.dtypes.as_dtype(proto.dtype).as_numpy_dtype).itemsize
         if math.prod(shape) * itemsize > max_bytes:

@@ -172,6 +172,7 @@ def test_tensors(proto, expected):
         tensor(tf.uint8, [-2], int_val=[1]),
         tensor(tf.uint8, [1 << 20, 1 << 20], int_val=[1]),
         tensor(tf.string, [200], string_val=[b""]),
+        tensor(tf.string, [3, 1 << 62, -1], string_val=[b""]),  # 2^62, where 64 bits overflow
         tensor_pb2.TensorProto(),
         tensor_pb2.TensorProto(dtype=9999),
     ],
