@@ -16,15 +16,21 @@ import pathlib
 import re
 import secrets
 import shutil
+from collections.abc import Callable
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
 from google.protobuf import text_format
+from google.protobuf.message import Message
 
 from osvos_tf import files, model
 from osvos_tf.errors import InputError, missing_package
 from osvos_tf.inference import DEFAULT_THRESHOLD
 
+if TYPE_CHECKING:
+    import keras
 # What clients ask for by name.
 DEFAULT_SIGNATURE = "serving_default"  # images -> probabilities, masks, and contours if there are
 ENCODED_SIGNATURE = "encoded"  # image_bytes -> mask_bytes
@@ -70,7 +76,14 @@ services:
 """
 
 
-def export_saved_model(network, folder, *, contour=None, threshold=DEFAULT_THRESHOLD, version=None):
+def export_saved_model(
+    network: "keras.Model",
+    folder: str | os.PathLike[str],
+    *,
+    contour: "keras.Model | None" = None,
+    threshold: float = DEFAULT_THRESHOLD,
+    version: int | None = None,
+) -> pathlib.Path:
     """Writes a network as the next version of a served model, whole or not at all.
 
     The SavedModel has two signatures, each for any frame size and any number of frames:
@@ -127,7 +140,7 @@ def export_saved_model(network, folder, *, contour=None, threshold=DEFAULT_THRES
     return path
 
 
-def check_folder(folder, version=None):
+def check_folder(folder: str | os.PathLike[str], version: int | None = None) -> pathlib.Path:
     """Returns the absolute `pathlib.Path` of a model's folder that can take another version.
 
     Args:
@@ -155,11 +168,13 @@ def check_folder(folder, version=None):
     return folder
 
 
-def _signatures(predictor, contour_predictor=None, *, threshold):
+def _signatures(
+    predictor: "keras.Model", contour_predictor: "keras.Model | None" = None, *, threshold: float
+) -> dict[str, tf.types.experimental.GenericFunction]:
     """Returns the SavedModel's functions by signature name."""
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")])
-    def serving_default(images):
+    def serving_default(images: tf.Tensor) -> dict[str, tf.Tensor]:
         # The CPU's fused convolutions fail on an empty batch, so it gets a frame for the way.
         count = tf.shape(images)[0]
         images = tf.pad(images, [[0, tf.cast(count == 0, tf.int32)], [0, 0], [0, 0], [0, 0]])
@@ -173,14 +188,14 @@ def _signatures(predictor, contour_predictor=None, *, threshold):
         return outputs
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
-    def encoded(image_bytes):
+    def encoded(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         masks = serving_default(_decode(image_bytes))["masks"]
         return {"mask_bytes": tf.io.encode_png(masks * 255)}
 
     return {DEFAULT_SIGNATURE: serving_default, ENCODED_SIGNATURE: encoded}
 
 
-def _decode(image_bytes):
+def _decode(image_bytes: tf.Tensor) -> tf.Tensor:
     """JPEG or PNG, string [batch], all of one size, to uint8 RGB [batch, height, width, 3]."""
     count = tf.shape(image_bytes)[0]
     images = tf.TensorArray(tf.uint8, count, infer_shape=False, element_shape=[None, None, 3])
@@ -204,17 +219,19 @@ def _decode(image_bytes):
     return tf.ensure_shape(decoded, [None, None, None, 3])
 
 
-def _frozen(network):
+def _frozen(network: "keras.Model") -> "keras.Model":
     """Returns a float32 copy of the network whose weights no optimiser would touch."""
 
-    def create(next_creator, **kwargs):
+    def create(next_creator: Callable[..., tf.Variable], **kwargs: Any) -> tf.Variable:
         return next_creator(**{**kwargs, "trainable": False})
 
     with tf.variable_creator_scope(create):
         return model.with_precision(network, "float32")
 
 
-def _save(signatures, folder):
+def _save(
+    signatures: dict[str, tf.types.experimental.GenericFunction], folder: pathlib.Path
+) -> None:
     # The module owns the weights, not the Keras model, which would bring its own endpoints. They
     # stay variables, one copy for both signatures: as constants in the graph they are copied on
     # the way to the kernels, 1.5 GB of memory instead of 0.1 GB for the full VGG16.
@@ -224,11 +241,11 @@ def _save(signatures, folder):
     tf.saved_model.save(module, str(folder), signatures=signatures)
 
 
-def _write_warmup(path, name):
+def _write_warmup(path: pathlib.Path, name: str) -> None:
     """Writes one request a signature, which the server runs before it takes any."""
     predict, prediction_log, _ = _serving_api()
     frames = np.zeros((1, *_WARMUP_SIZE, 3), np.uint8)
-    inputs = {
+    inputs: dict[str, dict[str, np.ndarray | list[bytes]]] = {
         DEFAULT_SIGNATURE: {"images": frames},
         ENCODED_SIGNATURE: {"image_bytes": [tf.io.encode_png(frames[0]).numpy()]},
     }
@@ -245,7 +262,7 @@ def _write_warmup(path, name):
             writer.write(log.SerializeToString())
 
 
-def _publish(temporary, folder, version):
+def _publish(temporary: pathlib.Path, folder: pathlib.Path, version: int | None) -> pathlib.Path:
     """Renames the finished SavedModel to its number; returns the final path."""
     while True:
         path = folder / str(version or max(_versions(folder), default=0) + 1)
@@ -260,21 +277,21 @@ def _publish(temporary, folder, version):
             # Another export took the number first: look again.
 
 
-def _versions(folder):
+def _versions(folder: pathlib.Path) -> set[int]:
     """Returns the numbers that a server would find in a model's folder."""
     if not folder.is_dir():
         return set()
     return {int(path.name) for path in folder.iterdir() if re.fullmatch(r"[0-9]+", path.name)}
 
 
-def _taken(folder, version):
+def _taken(folder: pathlib.Path, version: int | None) -> str:
     return (
         f"Version {version} of {folder} exists. A server may be using it, so it is not replaced: "
         "leave `version` out to take the next number."
     )
 
 
-def _read_config(path):
+def _read_config(path: pathlib.Path) -> Message:
     """Returns the ModelServerConfig at `path`, an empty one where there is none."""
     config = _serving_api()[-1].ModelServerConfig()
     if not path.is_file():
@@ -288,7 +305,7 @@ def _read_config(path):
         ) from error
 
 
-def _write_configs(root, config):
+def _write_configs(root: pathlib.Path, config: Message) -> None:
     """Writes the files beside the models; `config` is what models.config held before."""
     models = config.model_config_list.config
     gone = [
@@ -319,7 +336,7 @@ def _write_configs(root, config):
                 temporary.write_text(text, encoding="utf-8")
 
 
-def _serving_api():
+def _serving_api() -> tuple[ModuleType, ModuleType, ModuleType]:
     """Imports and returns the modules predict, prediction_log and model_server_config."""
     try:
         from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
@@ -329,7 +346,7 @@ def _serving_api():
     return predict_pb2, prediction_log_pb2, model_server_config_pb2
 
 
-def _flush_to_disk(folder):
+def _flush_to_disk(folder: pathlib.Path) -> None:
     """Waits until all files of the folder are on the disk."""
     for path in folder.rglob("*"):
         if path.is_file():

@@ -12,19 +12,28 @@ import abc
 import base64
 import collections
 import concurrent.futures
-import itertools
 import os
 import pathlib
 import random
 import re
 import struct
 import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import cv2
 import numpy as np
 
 from osvos_tf.errors import InputError, missing_package
 
+if TYPE_CHECKING:
+    import requests
+    from google.protobuf.message import Message
+
+T = TypeVar("T")
+# Of a model's signatures, by name: the names of its inputs, and of its outputs.
+_Signatures = Mapping[str, tuple[set[str], set[str]]]
 OUTPUTS = {"masks": np.uint8, "probabilities": np.float32, "contours": np.float32}
 FORMS = ("instances", "inputs")  # of a REST request: row by row, or whole tensors
 
@@ -54,16 +63,16 @@ class ServingError(RuntimeError):
 
 
 def connect(
-    target,
-    model=None,
+    target: str | os.PathLike[str],
+    model: str | None = None,
     *,
-    output="masks",
-    version=None,
-    deadline=60.0,
-    tries=6,
-    encoded=None,
-    form="instances",
-):
+    output: str = "masks",
+    version: int | None = None,
+    deadline: float = 60.0,
+    tries: int = 6,
+    encoded: bool | None = None,
+    form: str = "instances",
+) -> "Client":
     """Connects to a served network.
 
     Args:
@@ -97,7 +106,7 @@ def connect(
         raise ValueError(f"encoded replies are masks, not {output}.")
     if os.path.isdir(target):
         return _Local(target, model, output, version)
-    limits = {"version": version, "deadline": deadline, "tries": tries}
+    limits: dict[str, Any] = {"version": version, "deadline": deadline, "tries": tries}
     if re.match(r"https?://", str(target)):
         encoded = output == "masks" if encoded is None else encoded
         return _Rest(target, model, output, encoded, form=form, **limits)
@@ -109,7 +118,12 @@ def connect(
     )
 
 
-def stream(predict, batches, *, in_flight=4):
+def stream(
+    predict: Callable[[np.ndarray], np.ndarray],
+    batches: Iterable[np.ndarray],
+    *,
+    in_flight: int = 4,
+) -> Iterator[np.ndarray]:
     """Yields `predict(batch)` for every batch, in order, several of them under way at a time.
 
     Args:
@@ -118,7 +132,7 @@ def stream(predict, batches, *, in_flight=4):
         in_flight: how many batches are under way at a time.
     """
     pool = concurrent.futures.ThreadPoolExecutor(in_flight)
-    pending = collections.deque()
+    pending: collections.deque[concurrent.futures.Future[np.ndarray]] = collections.deque()
     try:
         for batch in batches:
             pending.append(pool.submit(predict, batch))
@@ -130,13 +144,13 @@ def stream(predict, batches, *, in_flight=4):
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-class _Client(abc.ABC):
-    """What all three kinds of callable share: checks of what goes in and what comes out."""
+class Client(abc.ABC):
+    """What `connect` returns: a callable that checks what goes in and what comes out."""
 
-    def __init__(self, where, output):
+    def __init__(self, where: str, output: str):
         self._where, self._output = where, output
 
-    def __call__(self, frames):
+    def __call__(self, frames: np.ndarray) -> np.ndarray:
         """Maps uint8 RGB [batch, height, width, 3] to [batch, height, width, 1]."""
         frames = np.asarray(frames)
         if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
@@ -155,25 +169,27 @@ class _Client(abc.ABC):
             )
         return result
 
-    def __enter__(self):
+    def __enter__(self) -> "Client":
         """Returns the callable itself."""
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         """Closes it."""
         self.close()
 
     @abc.abstractmethod
-    def close(self):
+    def close(self) -> None:
         """Gives back what the connection holds."""
 
     @abc.abstractmethod
-    def _predict(self, frames):
+    def _predict(self, frames: np.ndarray) -> np.ndarray:
         """Returns the outputs of at least one frame."""
 
-    def _require_signature(self, signatures, name, wanted_input, wanted_output):
-        """Raises InputError unless `signatures`, {name: (inputs, outputs)}, holds the wanted."""
-        inputs, outputs = signatures.get(name, ((), ()))
+    def _require_signature(
+        self, signatures: _Signatures, name: str, wanted_input: str, wanted_output: str
+    ) -> None:
+        """Raises InputError unless the signatures hold the wanted one."""
+        inputs, outputs = signatures.get(name, (set(), set()))
         if wanted_input in inputs and wanted_output in outputs:
             return
         found = "; ".join(
@@ -190,10 +206,12 @@ class _Client(abc.ABC):
         )
 
 
-class _Local(_Client):
+class _Local(Client):
     """A SavedModel in this process."""
 
-    def __init__(self, target, model, output, version):
+    def __init__(
+        self, target: str | os.PathLike[str], model: str | None, output: str, version: int | None
+    ):
         import tensorflow as tf
 
         folder = _version_folder(pathlib.Path(target, model or ""), version)
@@ -209,11 +227,11 @@ class _Local(_Client):
         }
         self._require_signature(signatures, _DEFAULT_SIGNATURE, "images", output)
 
-    def close(self):
+    def close(self) -> None:
         """Forgets the model."""
         self._model = None
 
-    def _predict(self, frames):
+    def _predict(self, frames: np.ndarray) -> np.ndarray:
         import tensorflow as tf
 
         function = self._model.signatures[_DEFAULT_SIGNATURE]
@@ -223,21 +241,31 @@ class _Local(_Client):
 class _Refused(Exception):
     """One try of a request failed; `code` is the name of a gRPC status."""
 
-    def __init__(self, code, details):
+    def __init__(self, code: str, details: str):
         super().__init__(f"{code}: {details}")
         self.code, self.details = code, details
 
     @property
-    def is_too_large(self):
+    def is_too_large(self) -> bool:
         """Whether fewer frames might pass: a message, a batch or the memory had its limit."""
         is_exhausted = self.code == "RESOURCE_EXHAUSTED" and "again later" not in self.details
         return is_exhausted or "maximum input batch size" in self.details
 
 
-class _Remote(_Client):
+class _Remote(Client):
     """What gRPC and REST share: signatures, deadlines, tries, and batches that are too large."""
 
-    def __init__(self, target, model, output, encoded, *, version, deadline, tries):
+    def __init__(
+        self,
+        target: str | os.PathLike[str],
+        model: str | None,
+        output: str,
+        encoded: bool,
+        *,
+        version: int | None,
+        deadline: float,
+        tries: int,
+    ):
         if not model:
             raise InputError(f"Wanted the model's name on the server {target}, such as 'dog'.")
         what = f"model {model!r}" if version is None else f"version {version} of model {model!r}"
@@ -252,19 +280,19 @@ class _Remote(_Client):
         self._max_bytes = MAX_REQUEST_BYTES
 
     @abc.abstractmethod
-    def _ask_signatures(self, seconds):
-        """Returns {signature name: (input names, output names)}; raises _Refused."""
+    def _ask_signatures(self, seconds: float) -> _Signatures:
+        """Returns the model's signatures; raises _Refused."""
 
     @abc.abstractmethod
-    def _send(self, frames, seconds):
+    def _send(self, frames: np.ndarray, seconds: float) -> np.ndarray:
         """Returns the output for frames that fit into one request; raises _Refused."""
 
     @property
     @abc.abstractmethod
-    def _bytes_per_pixel(self):
+    def _bytes_per_pixel(self) -> int:
         """What a pixel weighs in the request or in the reply, the heavier of the two."""
 
-    def _check(self):
+    def _check(self) -> None:
         """Asks the server whether it has the model, so that a mistake shows at once."""
         try:
             signatures = self._with_tries(self._ask_signatures)
@@ -272,7 +300,7 @@ class _Remote(_Client):
             raise self._explain(refused) from refused
         self._require_signature(signatures, *self._signature)
 
-    def _predict(self, frames):
+    def _predict(self, frames: np.ndarray) -> np.ndarray:
         pixels = frames.shape[1] * frames.shape[2]
         most = max(1, self._max_bytes // (pixels * self._bytes_per_pixel))
         if len(frames) > most:
@@ -286,10 +314,12 @@ class _Remote(_Client):
         self._max_bytes = len(frames) // 2 * pixels * self._bytes_per_pixel
         return self._predict(frames)
 
-    def _with_tries(self, send):
+    def _with_tries(self, send: Callable[[float], T]) -> T:
         """Returns `send(seconds left)`, called again while the server is UNAVAILABLE."""
         end = time.monotonic() + self._deadline
-        for attempt in itertools.count(1):
+        attempt = 0
+        while True:
+            attempt += 1
             try:
                 return send(max(0.001, end - time.monotonic()))
             except _Refused as refused:
@@ -300,7 +330,7 @@ class _Remote(_Client):
                     raise
             time.sleep(wait)
 
-    def _explain(self, refused):
+    def _explain(self, refused: _Refused) -> Exception:
         """Returns the exception that tells the user what a refusal means."""
         details = " ".join(refused.details.split())
         if refused.code == "NOT_FOUND":
@@ -329,7 +359,14 @@ class _Remote(_Client):
 class _Grpc(_Remote):
     """A model behind `PredictionService`, https://www.tensorflow.org/tfx/serving."""
 
-    def __init__(self, target, model, output, encoded, **limits):
+    def __init__(
+        self,
+        target: str | os.PathLike[str],
+        model: str | None,
+        output: str,
+        encoded: bool,
+        **limits: Any,
+    ):
         super().__init__(target, model, output, encoded, **limits)
         grpc, self._messages, services = _grpc_modules()
         self._rpc_error = grpc.RpcError
@@ -348,15 +385,15 @@ class _Grpc(_Remote):
             self.close()
             raise
 
-    def close(self):
+    def close(self) -> None:
         """Closes the channel; requests under way are cancelled."""
         self._channel.close()
 
     @property
-    def _bytes_per_pixel(self):
+    def _bytes_per_pixel(self) -> int:
         return 3 if self._output == "masks" else 4
 
-    def _ask_signatures(self, seconds):
+    def _ask_signatures(self, seconds: float) -> _Signatures:
         metadata = self._messages["get_model_metadata_pb2"]
         request = metadata.GetModelMetadataRequest(metadata_field=["signature_def"])
         self._fill_spec(request.model_spec)
@@ -368,7 +405,7 @@ class _Grpc(_Remote):
             for name, signature in found.signature_def.items()
         }
 
-    def _send(self, frames, seconds):
+    def _send(self, frames: np.ndarray, seconds: float) -> np.ndarray:
         import tensorflow as tf
 
         signature, input_name, output_name = self._signature
@@ -381,12 +418,14 @@ class _Grpc(_Remote):
         result = tf.make_ndarray(reply.outputs[output_name])
         return _from_pngs(result, frames.shape[1:3]) if self._encoded else result
 
-    def _fill_spec(self, spec):
+    def _fill_spec(self, spec: "Message") -> None:
         spec.name = self._model
         if self._version is not None:
             spec.version.value = self._version
 
-    def _call(self, method, request, seconds):
+    def _call(
+        self, method: Callable[..., "Message"], request: "Message", seconds: float
+    ) -> "Message":
         try:
             return method(request, timeout=seconds)
         except self._rpc_error as error:
@@ -396,7 +435,16 @@ class _Grpc(_Remote):
 class _Rest(_Remote):
     """A model behind https://www.tensorflow.org/tfx/serving/api_rest."""
 
-    def __init__(self, target, model, output, encoded, *, form, **limits):
+    def __init__(
+        self,
+        target: str | os.PathLike[str],
+        model: str | None,
+        output: str,
+        encoded: bool,
+        *,
+        form: str,
+        **limits: Any,
+    ):
         super().__init__(target, model, output, encoded, **limits)
         self._requests = _requests_module()
         self._form = form
@@ -404,25 +452,25 @@ class _Rest(_Remote):
         if self._version is not None:
             self._url += f"/versions/{self._version}"
         # One connection for each thread that is at work: a session is not made to be shared.
-        self._idle = collections.deque()
+        self._idle: collections.deque[requests.Session] = collections.deque()
         try:
             self._check()
         except BaseException:
             self.close()
             raise
 
-    def close(self):
+    def close(self) -> None:
         """Closes the connections."""
         while self._idle:
             self._idle.pop().close()
 
     @property
-    def _bytes_per_pixel(self):
+    def _bytes_per_pixel(self) -> int:
         # PNG is never much larger than the pixels, and base64 a third larger than PNG. As text a
         # value takes about 4 bytes, a probability 20, and the reply has all outputs.
         return 4 if self._encoded else 32
 
-    def _ask_signatures(self, seconds):
+    def _ask_signatures(self, seconds: float) -> _Signatures:
         reply = self._call("GET", f"{self._url}/metadata", None, seconds)
         try:
             return {
@@ -432,12 +480,14 @@ class _Rest(_Remote):
         except (AttributeError, KeyError, TypeError) as error:
             raise self._strange(reply) from error
 
-    def _send(self, frames, seconds):
+    def _send(self, frames: np.ndarray, seconds: float) -> np.ndarray:
         signature, input_name, output_name = self._signature
+        values: list[Any]
         if self._encoded:
             values = [{"b64": base64.b64encode(_to_png(frame)).decode()} for frame in frames]
         else:
             values = frames.tolist()
+        body: dict[str, Any]
         if self._form == "instances":
             body = {"instances": [{input_name: value} for value in values]}
         else:
@@ -449,7 +499,7 @@ class _Rest(_Remote):
         except (KeyError, TypeError, ValueError) as error:
             raise self._strange(reply) from error
 
-    def _read(self, reply, name, size):
+    def _read(self, reply: Any, name: str, size: tuple[int, ...]) -> np.ndarray:
         """Returns the output of a reply, whose form follows from the request's.
 
         Args:
@@ -470,7 +520,7 @@ class _Rest(_Remote):
             return _from_pngs([base64.b64decode(value["b64"]) for value in values], size)
         return np.asarray(values, OUTPUTS[self._output])
 
-    def _call(self, method, url, body, seconds):
+    def _call(self, method: str, url: str, body: dict[str, Any] | None, seconds: float) -> Any:
         """Returns the JSON reply."""
         requests = self._requests
         try:
@@ -499,14 +549,14 @@ class _Rest(_Remote):
             _HTTP_CODES.get(reply.status_code, f"HTTP {reply.status_code}"), str(details)
         )
 
-    def _strange(self, reply):
+    def _strange(self, reply: Any) -> InputError:
         return InputError(
             f"{self._url} answers, but not as TensorFlow Serving does: {str(reply)[:200]}. "
             "Is this its REST port?"
         )
 
 
-def _version_folder(folder, version):
+def _version_folder(folder: pathlib.Path, version: int | None) -> pathlib.Path:
     """Returns the folder of a SavedModel: `folder` itself or a version in it."""
     if (folder / "saved_model.pb").is_file() and version is None:
         return folder
@@ -528,14 +578,14 @@ def _version_folder(folder, version):
     )
 
 
-def _to_png(frame):
+def _to_png(frame: np.ndarray) -> bytes:
     """Encodes uint8 RGB [height, width, 3] without loss; returns bytes."""
     bgr = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
     # 20 ms for a frame of DAVIS; the next levels take twice that and save a twentieth of the bytes.
     return cv2.imencode(".png", bgr, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
 
 
-def _from_pngs(images, size):
+def _from_pngs(images: Sequence[bytes] | np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     """Decodes masks of frames of `size` (height, width), PNG 0/255, to uint8 0/1 [n, h, w, 1]."""
     for png in images:  # looked at before it is decoded: it might unpack to anything
         width, height = struct.unpack(">II", png[16:24].ljust(8, b"\0"))
@@ -544,13 +594,14 @@ def _from_pngs(images, size):
                 f"The server answered a frame of {size[1]}x{size[0]} with a mask of "
                 f"{width}x{height} (width x height)."
             )
-    masks = [cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_GRAYSCALE) for png in images]
-    if any(mask is None for mask in masks):
+    decoded = (cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_GRAYSCALE) for png in images)
+    masks = [mask for mask in decoded if mask is not None]
+    if len(masks) < len(images):
         raise ValueError("a mask is no PNG")
     return (np.stack(masks) > 0).astype(np.uint8)[..., None]
 
 
-def _grpc_modules():
+def _grpc_modules() -> tuple[ModuleType, dict[str, ModuleType], ModuleType]:
     """Returns grpc, {name: module} of TF Serving's messages, and its services."""
     try:
         import grpc
@@ -565,7 +616,7 @@ def _grpc_modules():
     return grpc, messages, prediction_service_pb2_grpc
 
 
-def _requests_module():
+def _requests_module() -> ModuleType:
     try:
         import requests
     except ImportError as error:

@@ -57,7 +57,7 @@ MAY_IMPORT = {
     "visualize": PIXELS,
     "report": {"metrics", "numpy"},
     "report_page": {"jinja2", "report", "visualize", *PIXELS},
-    "export": {"google", "inference", "model", "tensorflow_serving", *KERAS},
+    "export": {"google", "inference", "model", "tensorflow_serving", *TENSORS},
     "serving": {"cv2", "grpc", "requests", "tensorflow_serving", *TENSORS},
     # The embedded server: knows SavedModels, not the networks in them.
     "wire": {"google", "grpc", "tensorflow_serving", *TENSORS},
