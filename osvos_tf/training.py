@@ -3,11 +3,17 @@
 import dataclasses
 import itertools
 import math
+import os
 import pathlib
 import shutil
 import sys
 import time
+from collections.abc import Callable, Iterator
+from typing import Any
 
+from osvos_tf import runtime  # noqa: F401 (before Keras: it decides what that runs on)
+
+# isort: split
 import keras
 import tensorflow as tf
 
@@ -15,6 +21,7 @@ from osvos_tf import distribution, losses
 from osvos_tf.errors import InputError
 from osvos_tf.files import atomic_path
 from osvos_tf.model import with_precision
+from osvos_tf.recipes import Stage
 
 _MOMENTUM = 0.9
 # Times that a batch is tried whose loss is finite and whose gradient is not, before it is computed
@@ -23,6 +30,12 @@ _MOMENTUM = 0.9
 # of 32 and multiplies what it finds by zero, harmless unless that is a NaN, as
 # uxlfoundation/oneDNN#5717 describes it for the matrix product.
 _ATTEMPTS = 2
+
+
+_Batches = Iterator[tuple[tf.Tensor, tf.Tensor]]  # images and labels
+# Loss, losses by output, fused logits, whether loss and gradients are finite.
+_Accumulated = tuple[tf.Tensor, dict[str, tf.Tensor], tf.Tensor, tf.Tensor]
+_Accumulate = Callable[[tf.Tensor, tf.Tensor], _Accumulated]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,19 +58,19 @@ class History:
 
 
 def train(
-    model,
-    dataset,
-    stage,
-    workdir=None,
+    model: keras.Model,
+    dataset: tf.data.Dataset,
+    stage: Stage,
+    workdir: str | os.PathLike[str] | None = None,
     *,
-    strategy=None,
-    budget=None,
-    is_learned=None,
-    on_update=None,
-    stop=None,
-    checkpoint_seconds=60.0,
-    summary_every=25,
-):
+    strategy: tf.distribute.Strategy | None = None,
+    budget: float | None = None,
+    is_learned: Callable[[int], bool] | None = None,
+    on_update: Callable[[int, float], object] | None = None,
+    stop: Callable[[], bool] | None = None,
+    checkpoint_seconds: float = 60.0,
+    summary_every: int = 25,
+) -> History:
     """Trains a network through one stage, from its last checkpoint if there is one.
 
     The stages of a recipe share one work folder and one update count: a stage that the
@@ -111,7 +124,8 @@ def train(
     loop = _Loop(model, optimizer, stage, batches, summaries, strategy)
     start = saved = time.monotonic()
     clock = _Clock(budget)
-    end, history, asked, stopped = stage.last_update, [], False, False
+    end, asked, stopped = stage.last_update, False, False
+    history: list[tuple[int, float]] = []
     for update in itertools.count(first):
         last = min(end, update + clock.affordable())
         if update >= last:
@@ -141,18 +155,19 @@ def train(
 class _Clock:
     """How many more updates fit into a budget of seconds, from what those made so far took."""
 
-    def __init__(self, budget):
+    def __init__(self, budget: float | None):
         self._budget = budget
         self._start = time.monotonic()
-        self._ticks = []  # seconds after which the first and the latest update were done
+        # Seconds after which the first and the latest update were done.
+        self._ticks: list[float] = []
         self._made = 0
 
-    def tick(self):
+    def tick(self) -> None:
         """Counts an update."""
         self._made += 1
         self._ticks = [*self._ticks[:1], time.monotonic() - self._start]
 
-    def affordable(self):
+    def affordable(self) -> int:
         """Returns a number of updates; a very large one without a budget or before any is known."""
         if self._budget is None:
             return sys.maxsize
@@ -168,7 +183,15 @@ class _Clock:
 class _Loop:
     """One update at a time: forward and backward passes, averaged, then one weight change."""
 
-    def __init__(self, model, optimizer, stage, batches, summaries, strategy):
+    def __init__(
+        self,
+        model: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+        stage: Stage,
+        batches: _Batches,
+        summaries: tf.summary.SummaryWriter | None,
+        strategy: tf.distribute.Strategy,
+    ):
         self.model = model
         self.optimizer = optimizer
         self.stage = stage
@@ -182,10 +205,11 @@ class _Loop:
         with strategy.scope():
             self.sums = [self._replica_sum(variable) for variable in self.variables]
         self.accumulate = self._accumulation(model)
-        self.exact = None  # the same network in float32 and its accumulation, built when needed
+        # The same network in float32 and its accumulation, built when needed.
+        self.exact: tuple[keras.Model, _Accumulate] | None = None
         self.apply = tf.function(self._apply)
 
-    def update(self, number, end, summary):
+    def update(self, number: int, end: int, summary: bool) -> float:
         """Makes update `number` of `end` (counted from 0); returns its loss, a Python float."""
         self.optimizer.learning_rate = self.stage.rate_at(number, end)
         total = 0.0
@@ -195,10 +219,11 @@ class _Loop:
             total += loss / self.accumulation
         self.apply()
         if summary and self.summaries is not None:
-            self._summarise(number + 1, total, parts, *map(self._first, (images, labels, fused)))
+            pictures = map(self._first, (images, labels, fused))
+            self._summarise(self.summaries, number + 1, total, parts, *pictures)
         return total
 
-    def _next_batch(self):
+    def _next_batch(self) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns images and labels, a batch for each replica of this worker."""
         if len(self._local(self.sums[0])) == 1:
             return next(self.batches)
@@ -206,20 +231,22 @@ class _Loop:
             lambda context: next(self.batches)
         )
 
-    def _local(self, values):
+    def _local(self, values: Any) -> tuple[Any, ...]:
         """Returns what each replica of this worker has."""
         return self.strategy.experimental_local_results(values)
 
-    def _first(self, values):
+    def _first(self, values: Any) -> Any:
         return self._local(values)[0]
 
-    def _mean(self, values):
+    def _mean(self, values: Any) -> Any:
         """Returns the means over all replicas; called by each of them."""
         if self.replicas == 1:
             return values
         return tf.distribute.get_replica_context().all_reduce("MEAN", values)
 
-    def _add_gradients(self, number, images, labels):
+    def _add_gradients(
+        self, number: int, images: tf.Tensor, labels: tf.Tensor
+    ) -> tuple[float, dict[str, tf.Tensor], tf.Tensor]:
         """Adds one batch's gradients to the sums; returns loss, losses by output, fused logits."""
         for _ in range(_ATTEMPTS):
             loss, parts, fused, finite = self.accumulate(images, labels)
@@ -237,11 +264,11 @@ class _Loop:
             "numbers. The last checkpoint is from before."
         )
 
-    def _accumulation(self, network):
+    def _accumulation(self, network: keras.Model) -> _Accumulate:
         """Returns the function that adds a batch's gradients of `network` to the sums."""
         variables = network.trainable_variables
 
-        def add(images, labels):
+        def add(images: tf.Tensor, labels: tf.Tensor) -> _Accumulated:
             with tf.GradientTape() as tape:
                 outputs = network(images, training=True)
                 loss, parts = losses.deep_supervision(
@@ -266,14 +293,14 @@ class _Loop:
             return loss, parts, outputs["fused"], finite
 
         @tf.function(reduce_retracing=True)
-        def accumulate(images, labels):
+        def accumulate(images: tf.Tensor, labels: tf.Tensor) -> _Accumulated:
             loss, parts, fused, finite = self.strategy.run(add, (images, labels))
             agreed = tf.nest.map_structure(self._first, (loss, parts, finite))
             return *agreed[:2], fused, agreed[2]
 
         return accumulate
 
-    def _accumulate_exactly(self, images, labels):
+    def _accumulate_exactly(self, images: tf.Tensor, labels: tf.Tensor) -> _Accumulated:
         if self.exact is None:
             with self.strategy.scope():
                 network = with_precision(self.model, "float32")
@@ -282,10 +309,10 @@ class _Loop:
         network.set_weights(self.model.get_weights())
         return accumulate(images, labels)
 
-    def _apply(self):
+    def _apply(self) -> None:
         self.strategy.run(self._apply_on_replica)
 
-    def _apply_on_replica(self):
+    def _apply_on_replica(self) -> None:
         # With momentum SGD, scaling a gradient, its decay term included, scales the rate. The
         # optimizer sums over the replicas.
         gradients = [
@@ -301,7 +328,7 @@ class _Loop:
             total.assign(tf.zeros_like(total))
 
     @staticmethod
-    def _replica_sum(variable):
+    def _replica_sum(variable: tf.Variable) -> tf.Variable:
         """Returns zeros of the variable's shape, of which each replica has its own."""
         return tf.Variable(
             tf.zeros(variable.shape),
@@ -310,8 +337,17 @@ class _Loop:
             aggregation=tf.VariableAggregation.SUM,
         )
 
-    def _summarise(self, step, total, parts, images, labels, fused):
-        with self.summaries.as_default(step=step):
+    def _summarise(
+        self,
+        summaries: tf.summary.SummaryWriter,
+        step: int,
+        total: float,
+        parts: dict[str, tf.Tensor],
+        images: tf.Tensor,
+        labels: tf.Tensor,
+        fused: tf.Tensor,
+    ) -> None:
+        with summaries.as_default(step=step):
             tf.summary.scalar("loss/total", total)
             for name, value in parts.items():
                 tf.summary.scalar(f"loss/{name}", value)
@@ -319,10 +355,12 @@ class _Loop:
             tf.summary.image("frame", tf.cast(images[:1], tf.float32) / 255)
             tf.summary.image("mask", tf.cast(labels[:1] == 1, tf.float32))
             tf.summary.image("fused", tf.sigmoid(fused[:1]))
-        self.summaries.flush()
+        summaries.flush()
 
 
-def _check_agreement(strategy, done, workdir):
+def _check_agreement(
+    strategy: tf.distribute.Strategy, done: int, workdir: str | os.PathLike[str] | None
+) -> None:
     """Raises InputError unless all workers are at the same update."""
     _, workers = distribution.worker(strategy)
     mean = distribution.total(strategy, done) / workers
@@ -334,7 +372,14 @@ def _check_agreement(strategy, done, workdir):
         )
 
 
-def _restore(workdir, stage, is_writer, *, batches, **state):
+def _restore(
+    workdir: str | os.PathLike[str] | None,
+    stage: Stage,
+    is_writer: bool,
+    *,
+    batches: _Batches,
+    **state: Any,
+) -> tuple[tf.train.CheckpointManager | None, tuple[str, ...]]:
     """Restores the state from the work folder's last checkpoint that can be read.
 
     Where that is the last of an earlier stage, `batches` start anew: the iterator saved with it
@@ -351,7 +396,7 @@ def _restore(workdir, stage, is_writer, *, batches, **state):
         return None, ()
     folder = pathlib.Path(workdir) / "checkpoints"
     checkpoint = tf.train.Checkpoint(**state, batches=batches)
-    damaged = []
+    damaged: list[str] = []
     for path in _checkpoints(folder):
         try:
             if path.name == f"ckpt-{stage.first_update}":
@@ -375,7 +420,7 @@ def _restore(workdir, stage, is_writer, *, batches, **state):
     return tf.train.CheckpointManager(checkpoint, str(folder), max_to_keep=2), tuple(damaged)
 
 
-def _checkpoints(folder):
+def _checkpoints(folder: pathlib.Path) -> list[pathlib.Path]:
     """Returns the paths of a folder's checkpoints as TensorFlow names them, the youngest first.
 
     Looked for on the disk: a run that was killed may have written one and not yet listed it.
@@ -385,7 +430,7 @@ def _checkpoints(folder):
     return [numbered[number] for number in sorted(numbered, reverse=True)]
 
 
-def _tidy(folder, damaged):
+def _tidy(folder: pathlib.Path, damaged: list[str]) -> None:
     """Removes damaged checkpoints and what a killed run left, and lists those that there are."""
     for name in damaged:
         for path in folder.glob(f"{name}.*"):
@@ -409,7 +454,7 @@ def _tidy(folder, damaged):
             temporary.write_text(str(listed), encoding="utf-8")
 
 
-def _save(manager, done):
+def _save(manager: tf.train.CheckpointManager, done: tf.Variable) -> None:
     try:
         manager.save(checkpoint_number=done)
     except tf.errors.OpError as error:
@@ -419,13 +464,18 @@ def _save(manager, done):
         ) from error
 
 
-def _make_optimizer(stage):
-    if stage.optimizer == "adam":
-        return keras.optimizers.Adam(stage.rate)
-    return keras.optimizers.SGD(stage.rate, momentum=_MOMENTUM)
+def _make_optimizer(stage: Stage) -> keras.optimizers.Optimizer:
+    floatx = keras.backend.floatx()
+    keras.backend.set_floatx("float32")  # the rate's type, which the user's keras.json may change
+    try:
+        if stage.optimizer == "adam":
+            return keras.optimizers.Adam(stage.rate)
+        return keras.optimizers.SGD(stage.rate, momentum=_MOMENTUM)
+    finally:
+        keras.backend.set_floatx(floatx)
 
 
-def _rates(model, stage):
+def _rates(model: keras.Model, stage: Stage) -> list[tuple[float, float]]:
     """Returns (rate factor, weight decay) for each trainable variable."""
     kinds = {}
     for layer in model.layers:
@@ -440,7 +490,7 @@ def _rates(model, stage):
     ]
 
 
-def _summaries(workdir):
+def _summaries(workdir: str | os.PathLike[str] | None) -> tf.summary.SummaryWriter | None:
     if workdir is None:
         return None
     return tf.summary.create_file_writer(str(pathlib.Path(workdir) / "summaries"))
