@@ -5,6 +5,7 @@ import os
 import re
 import secrets
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -72,15 +73,20 @@ def remove_leftovers(folder: str | os.PathLike, older_than: float = 0.0) -> None
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def read_json(path: str | os.PathLike) -> object:
+def read_json(path: str | os.PathLike, most: int | None = None) -> object:
     """Returns the value of a JSON file.
 
+    Args:
+        path: the file.
+        most: bytes that it may have; None: `MAX_JSON_BYTES`.
+
     Raises:
-        ValueError: it is no JSON, or larger than `MAX_JSON_BYTES`; OSError: it cannot be read.
+        ValueError: it is no JSON, or larger; OSError: it cannot be read.
     """
     path = Path(path)
-    if path.stat().st_size > MAX_JSON_BYTES:
-        raise ValueError(f"it has more than {MAX_JSON_BYTES} bytes, which is the limit")
+    most = MAX_JSON_BYTES if most is None else most
+    if path.stat().st_size > most:
+        raise ValueError(f"it has more than {most} bytes, which is the limit")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except RecursionError as error:
@@ -99,11 +105,9 @@ def ensure_writable(folder: str | os.PathLike) -> Path:
         InputError: the folder cannot be made, is no folder, or takes no files.
     """
     folder = Path(folder)
-    probe = folder / f".{secrets.token_hex(4)}.probe"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
+        tempfile.TemporaryFile(dir=folder).close()  # has no name that a kill could leave there
     except OSError as error:
         reason = error.strerror or str(error)
         raise InputError(

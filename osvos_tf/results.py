@@ -31,8 +31,9 @@ except ImportError:  # Windows: two runs into one folder are not told there
 
 RECORD = "run.json"  # the last file of a finished folder
 WORK = "work"  # its entry that says what the results were made from, to know the same work again
-_CONTENTS = "contents"  # its entry that lists what we wrote
+_CONTENTS = "contents"  # its entry that lists what we wrote, files and folders by their paths
 _STARTED = "work.json"  # in an unfinished folder: what is being made
+_MAX_RECORD_BYTES = 2**28  # 100 bytes a frame: a day of video
 _NOTHING = object()
 
 
@@ -60,13 +61,20 @@ class Draft:
         Raises:
             InputError: a file that somebody laid into the finished folder bears a name of ours.
         """
-        contents = sorted({path.name for path in self.folder.iterdir()} - {_STARTED} | {RECORD})
+        paths = {path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*")}
+        contents = paths - {_STARTED} | {RECORD}
         foreign = _foreign(self._out)
-        if taken := sorted(path.name for path in foreign if path.name in contents):
-            raise InputError(_describe_foreign(self._out, taken))
-        files.write_json(self.folder / RECORD, {**record, WORK: self._work, _CONTENTS: contents})
-        for path in foreign:
-            _link(path, self.folder / path.name)
+        if taken := sorted(contents.intersection(foreign)):
+            raise InputError(
+                f"'{self._out}' holds {_list(taken)}, which this command did not make and whose "
+                "name it needs. Move that, or name another folder."
+            )
+        files.write_json(
+            self.folder / RECORD, {**record, WORK: self._work, _CONTENTS: sorted(contents)}
+        )
+        files.flush_to_disk_all(self.folder)
+        for name in foreign:
+            _link(self._out / name, self.folder / name)
         (self.folder / _STARTED).unlink()
         _take_place(self.folder, self._out)
         self._published = True
@@ -96,8 +104,11 @@ def draft(
     folder = out.with_name(f".{out.name}.unfinished")
     with lock(out.with_name(f".{out.name}.lock"), out):
         _recover(folder, out)
+        require_place(out, work, overwrite=overwrite)  # there may be more in it since
         resumed = _started(folder) == work
-        if not resumed:
+        if resumed:
+            _reopen(folder)
+        else:
             if folder.exists():
                 shutil.rmtree(folder)
             folder.mkdir()
@@ -144,8 +155,12 @@ def require_place(
         return _require_movable(out)
     record = read_record(out)
     if record is None:
-        raise InputError(_describe_foreign(out, [path.name for path in _visible(out)]))
-    if record.get(WORK) != work and not overwrite:
+        names = _list([path.name for path in _visible(out)])
+        raise InputError(
+            f"'{out}' holds what this command did not make ({names}), and no {RECORD} of finished "
+            "results. Name another folder, or an empty one."
+        )
+    if record[WORK] != work and not overwrite:
         raise InputError(
             f"'{out}' holds finished results made with {describe_difference(record, work)}. Name "
             "another folder to keep them, or replace them with overwrite (--overwrite)."
@@ -155,25 +170,26 @@ def require_place(
 
 def is_finished(out: str | os.PathLike[str], work: Mapping[str, Any]) -> bool:
     """Tells whether a folder holds the finished results of this very work."""
-    record = read_record(pathlib.Path(out))
-    return record is not None and record.get(WORK) == work
+    record = read_record(out)
+    return record is not None and record[WORK] == work
 
 
 def read_record(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """Returns the content of a folder's `RECORD`; None where there is none that can be read."""
+    """Returns the content of a folder's `RECORD`; None where there is none of ours to be read."""
     try:
-        record = files.read_json(pathlib.Path(folder) / RECORD)
+        record: Any = files.read_json(pathlib.Path(folder) / RECORD, _MAX_RECORD_BYTES)
     except (OSError, ValueError):
         return None
-    return record if isinstance(record, dict) else None
+    kinds = {WORK: dict, _CONTENTS: list}
+    is_ours = isinstance(record, dict) and all(
+        isinstance(record.get(name), kind) for name, kind in kinds.items()
+    )
+    return record if is_ours else None
 
 
 def describe_difference(record: Mapping[str, Any], work: Mapping[str, Any]) -> str:
     """Names what a record's results were made from and `work` is not, in a few words."""
-    before = record.get(WORK)
-    if not isinstance(before, dict):
-        return "an unknown version of this package"
-    return f"another {', '.join(sorted(_differences(before, work)))}"
+    return f"another {', '.join(sorted(set(_differences(record[WORK], work))))}"
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
@@ -260,7 +276,6 @@ def _is_same(descriptor: int, path: str | os.PathLike[str]) -> bool:
 
 def _take_place(folder: pathlib.Path, out: pathlib.Path) -> None:
     """Renames a finished folder to `out`; what stood there is removed afterwards."""
-    files.flush_to_disk_all(folder)
     if not out.exists() or not any(out.iterdir()):
         if os.name == "nt" and out.exists():
             out.rmdir()
@@ -270,8 +285,13 @@ def _take_place(folder: pathlib.Path, out: pathlib.Path) -> None:
         old = folder
     else:
         old = _old(out)
-        os.rename(out, old)
-        os.rename(folder, out)
+        try:
+            os.rename(out, old)
+            os.rename(folder, out)
+        except BaseException:  # Ctrl-C among them
+            if not out.exists():
+                os.rename(old, out)
+            raise
     _remove_old(old, out)
 
 
@@ -287,11 +307,25 @@ def _recover(folder: pathlib.Path, out: pathlib.Path) -> None:
         _remove_old(folder, out)
 
 
+def _reopen(folder: pathlib.Path) -> None:
+    """Removes from an unfinished folder what a killed process had added in `publish`."""
+    if read_record(folder) is not None:
+        for name in set(_foreign(folder)) - {_STARTED}:  # in the finished folder it lies as well
+            _remove(folder / name)
+        (folder / RECORD).unlink()
+    for place in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
+        files.remove_leftovers(place)
+
+
 def _remove_old(old: pathlib.Path, out: pathlib.Path) -> None:
     """Removes the folder that `out` has replaced; what somebody laid into it is in `out` too."""
-    for path in _foreign(old):
-        if not (out / path.name).exists():
-            os.rename(path, out / path.name)
+    for name in _foreign(old):
+        if not os.path.lexists(out / name):
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            os.rename(old / name, out / name)
+    for path in old.iterdir():
+        if path.name != RECORD:  # it says until the end what is ours
+            _remove(path)
     shutil.rmtree(old)
 
 
@@ -339,33 +373,52 @@ def _visible(folder: pathlib.Path) -> list[pathlib.Path]:
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
-def _foreign(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Returns what lies in a finished folder and was not written by us."""
+def _foreign(folder: pathlib.Path) -> list[str]:
+    """Returns what lies in a finished folder and was not written by us, as paths in it.
+
+    A folder that is not ours counts as one.
+    """
     if not folder.is_dir():
         return []
-    record = read_record(folder) or {}
-    contents = record.get(_CONTENTS)
-    ours = set(contents) if isinstance(contents, list) else set()
-    return sorted(path for path in folder.iterdir() if path.name not in ours)
+    record = read_record(folder) or {_CONTENTS: []}
+    ours = {name for name in record[_CONTENTS] if isinstance(name, str)}
+    return list(_others(folder, folder, ours))
+
+
+def _others(place: pathlib.Path, folder: pathlib.Path, ours: set[str]) -> Iterator[str]:
+    """Yields what lies in `place`, which is `folder` or in it, and is not among `ours`."""
+    for path in sorted(place.iterdir()):
+        name = path.relative_to(folder).as_posix()
+        if name not in ours:
+            yield name
+        elif path.is_dir() and not path.is_symlink():
+            yield from _others(path, folder, ours)
 
 
 def _link(path: pathlib.Path, target: pathlib.Path) -> None:
     """Gives a file, or all files of a folder, a second name; copies where that cannot be."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir() and not path.is_symlink():
+        shutil.copytree(path, target, symlinks=True, copy_function=_link_file)
+    else:
+        _link_file(path, target)
+
+
+def _link_file(path: str | pathlib.Path, target: str | pathlib.Path) -> None:
     try:
-        if path.is_dir() and not path.is_symlink():
-            shutil.copytree(path, target, symlinks=True, copy_function=os.link)
-        else:
-            os.link(path, target, follow_symlinks=False)
-    except (OSError, shutil.Error, NotImplementedError):
-        if path.is_dir() and not path.is_symlink():
-            shutil.copytree(path, target, symlinks=True, dirs_exist_ok=True)
-        else:
-            shutil.copy2(path, target, follow_symlinks=False)
+        os.link(path, target, follow_symlinks=False)
+    except (OSError, NotImplementedError):
+        shutil.copy2(path, target, follow_symlinks=False)
 
 
-def _describe_foreign(out: pathlib.Path, names: list[str], most: int = 4) -> str:
+def _remove(path: pathlib.Path) -> None:
+    """Removes a file, a link or a folder."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def _list(names: list[str], most: int = 4) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
-    return (
-        f"'{out}' holds what this command did not make ({', '.join(names[:most])}{more}), and no "
-        f"{RECORD} of finished results. Name another folder, or an empty one."
-    )
+    return ", ".join(names[:most]) + more
