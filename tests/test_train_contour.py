@@ -81,8 +81,8 @@ def test_goes_on_with_the_same_records_only(bsds, tmp_path):
     [
         ({}, ["--bsds and --label_maps"]),
         ({"bsds": "{bsds}", "label_maps": "{bsds}"}, ["--bsds and --label_maps"]),
-        ({"bsds": "{bsds}", "split": "dev"}, ["images/dev", "--split"]),
-        ({"bsds": "nowhere"}, ["nowhere", "--bsds"]),
+        ({"bsds": "{bsds}", "split": "dev"}, ["images/dev", "the split"]),
+        ({"bsds": "nowhere"}, ["nowhere", "its folder"]),
         ({"label_maps": "{bsds}"}, ["no two with one name"]),
         ({"bsds": "{bsds}", "weights": "imagenet"}, ["--width_multiplier=1"]),
     ],
