@@ -290,14 +290,17 @@ def save_model(
 
 
 def _repack(path: pathlib.Path, storage: str) -> None:
-    """Rewrites a `.keras` file, an HDF5 file in a zip archive, without the time of day.
+    """Rewrites a `.keras` file, an HDF5 file in a zip archive, without what chance put into it.
 
-    So the same network is the same bytes. The weights become another type on the way.
+    That is the time of day, and the places in memory that Keras takes for the ids of shared
+    settings. So the same network is the same bytes. The weights become another type on the way.
     """
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     metadata = json.loads(members[_METADATA])
     members[_METADATA] = json.dumps({**metadata, "date_saved": ""}).encode()
+    config = json.loads(members["config.json"], object_hook=_without_id)
+    members["config.json"] = json.dumps(config).encode()
     compression = zipfile.ZIP_STORED
     if storage != "float32":
         members[_WEIGHTS] = _recode(members[_WEIGHTS], storage)
@@ -305,6 +308,10 @@ def _repack(path: pathlib.Path, storage: str) -> None:
     with zipfile.ZipFile(path, "w", compression) as archive:
         for name, content in members.items():
             archive.writestr(zipfile.ZipInfo(name), content, compression)  # of 1980
+
+
+def _without_id(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key != "shared_object_id"}
 
 
 def _recode(weights: bytes, storage: str) -> bytes:
