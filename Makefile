@@ -6,15 +6,19 @@ ADDONS := .venv-addons
 # Test files side by side, one a core, but no more than memory has room for: TensorFlow in each.
 BESIDE := -n auto --maxprocesses=4 --dist=loadfile
 
+# What NumPy says of its types to Python 3.12 and later makes no sense to a checker that reads as 3.10.
+AS_PYTHON = $$($(BIN)/python -c 'import sys; print("--python-version=3.12" * (sys.version_info >= (3, 12)))')
+
 .PHONY: demo test test-addons lock setup clean
 
 demo: setup  ## learn objects of an invented world from one mask each; look at demo/
 	$(BIN)/python -m pipelines.demo --out=demo
 
-test: setup  ## all tests, then the linter
+test: setup  ## all tests, then the linter and the type checker
 	$(BIN)/python -m pytest $(BESIDE)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(AS_PYTHON)
 
 test-addons: $(ADDONS)/installed  ## all tests on TensorFlow 2.15, where tensorflow-addons still imports
 	$(ADDONS)/bin/python -m pytest $(BESIDE)

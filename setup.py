@@ -62,7 +62,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.14",
     packages=[*find_packages(include=["osvos_tf*", "pipelines*", "benchmarks*"]), "saved_models"],
-    package_data={"osvos_tf": ["*.jinja"], "saved_models": ["compact/*"]},
+    package_data={"osvos_tf": ["*.jinja", "py.typed"], "saved_models": ["compact/*"]},
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,
     entry_points={

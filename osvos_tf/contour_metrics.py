@@ -228,16 +228,16 @@ def _neighbours(contour: np.ndarray, truth: np.ndarray, max_distance: float) -> 
     Pixels are numbered in reading order, contour and truth each on their own.
     """
     reach = int(max_distance)
-    offsets = np.indices((2 * reach + 1,) * 2).reshape(2, -1)
+    offsets: np.ndarray = np.indices((2 * reach + 1,) * 2).reshape(2, -1)
     distances = np.hypot(*(offsets - reach))
     order = np.argsort(distances, kind="stable")
     offsets = offsets[:, order[: np.count_nonzero(distances <= max_distance)]]
     numbers = np.full([side + 2 * reach for side in truth.shape], -1, np.int32)
     inside = tuple(slice(reach, reach + side) for side in truth.shape)
     numbers[inside][truth] = np.arange(np.count_nonzero(truth))
-    steps, starts = (
-        np.ravel_multi_index(places, numbers.shape) for places in (offsets, np.nonzero(contour))
-    )
+    steps = offsets[0] * numbers.shape[1] + offsets[1]
+    rows, columns = np.nonzero(contour)
+    starts = rows * numbers.shape[1] + columns
     near = numbers.ravel()[starts[:, None] + steps]
     flat = near[near >= 0].tolist()
     ends = np.cumsum(np.count_nonzero(near >= 0, axis=1)).tolist()
