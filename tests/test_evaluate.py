@@ -1,12 +1,21 @@
 """Tables of results folders, partial ones too, and what is refused."""
 
+import collections
+import contextlib
 import csv
+import hashlib
+import json
 import math
+import os
+import pathlib
 import shutil
+import signal
+import time
 
 import cv2
 import numpy as np
 import pytest
+from commands import moments
 from PIL import Image
 
 from osvos_tf import davis, metrics, report, video
@@ -104,7 +113,7 @@ def test_refused(fake_davis, results):
     shutil.rmtree(perfect / "bear")
     with pytest.raises(InputError, match=r"No results for sequence 'bear'.*goat"):
         run(fake_davis, *flags)
-    assert not list((results / "out").iterdir())
+    assert not (results / "out").exists()
 
 
 def test_odd_masks_are_refused_by_name(fake_davis, results):
@@ -132,7 +141,7 @@ def test_folders_without_results(fake_davis, results, tmp_path):
     one = results / "perfect" / "bear"
     with pytest.raises(InputError, match=r"No mask to score in .*Found there: 00000\.png"):
         run(fake_davis, f"--results={one}", *flags[1:])
-    assert not list((tmp_path / "out").iterdir())
+    assert not (tmp_path / "out").exists()
 
 
 def test_palette_results(fake_davis, results):
@@ -176,17 +185,167 @@ def test_a_failed_run_leaves_the_files_of_the_last_one(fake_davis, results):
     out = results / "out"
     run(fake_davis, f"--results=a:{results / 'perfect'}", f"--out={out}")
     before = {path.name: path.read_bytes() for path in out.iterdir()}
-    assert set(before) == {"global.csv", "per_sequence.csv", "per_frame.csv", "report.html"}
+    tables = {"global.csv", "per_sequence.csv", "per_frame.csv"}
+    assert set(before) == {*tables, "report.html", "run.json"}
     (results / "moved" / "goat" / "masks" / "00001.png").write_bytes(b"")
     with pytest.raises(InputError, match="cannot be read"):
-        run(fake_davis, f"--results=b:{results / 'moved'}", f"--out={out}")
+        run(fake_davis, f"--results=b:{results / 'moved'}", f"--out={out}", "--overwrite")
     with pytest.raises(OSError):
         report.write(out, {"global.csv": "new", "per_frame.csv": "new", "no/such/folder": "new"})
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     # And a run that succeeds takes nothing from the old files.
-    run(fake_davis, f"--results=c:{results / 'perfect'}", "--sequences=goat", f"--out={out}")
+    flags = [f"--results=c:{results / 'perfect'}", "--sequences=goat", f"--out={out}"]
+    run(fake_davis, *flags, "--overwrite")
     assert [row["method"] for row in read(out / "per_sequence.csv")] == ["c"]
     assert "bear" not in (out / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_same_command_again_scores_anew(fake_davis, results):
+    flags = [f"--results={results / 'perfect'}", f"--out={results / 'out'}"]
+    run(fake_davis, *flags)
+    (results / "out" / "notes.txt").write_text("mine")
+    shutil.copytree(results / "moved/bear/masks", results / "perfect/bear", dirs_exist_ok=True)
+    run(fake_davis, *flags)
+    first, second = read(results / "out" / "per_sequence.csv")
+    assert float(first["J_mean"]) == pytest.approx(12 / 20, abs=1e-6)
+    assert float(second["J_mean"]) == 1.0
+    assert (results / "out" / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["report.html", "global.csv"])
+def test_a_report_that_was_edited_is_kept(fake_davis, results, name):
+    flags = [f"--results={results / 'perfect'}", f"--out={results / 'out'}", "--sequences=goat"]
+    run(fake_davis, *flags)
+    path = results / "out" / name
+    path.write_text(edited := path.read_text(encoding="utf-8") + "my words", encoding="utf-8")
+    with pytest.raises(InputError, match=f"{name} was changed .*--overwrite"):
+        run(fake_davis, *flags)
+    assert path.read_text(encoding="utf-8") == edited
+    run(fake_davis, *flags, "--overwrite")
+    assert "my words" not in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"results": "moved"}, "another moved, perfect"),
+        ({"sequences": "bear"}, "another sequences"),
+        ({"split": "480p/train"}, "another split"),
+        ({"allow_missing": True}, "another allow_missing"),
+        ({"out": "DAVIS"}, "lies in '.*DAVIS', whose content would be replaced"),
+        ({"out": "DAVIS/Annotations/480p"}, "lies in '.*480p', whose"),
+        ({"out": "perfect"}, "lies in '.*perfect', whose"),
+        ({"out": "perfect/goat", "overwrite": True}, "lies in '.*goat', whose"),
+        ({"out": "."}, "lies in '.*', whose"),
+        ({"out": "mine"}, r"mine' holds what this command did not make \(notes\.txt\)"),
+        ({"out": "mine", "overwrite": True}, r"mine' holds what this command did not make"),
+        ({"out": "mine/notes.txt"}, "is a file"),
+    ],
+    ids=str,
+)
+def test_what_would_be_lost_is_refused_by_name(fake_davis, results, changes, message):
+    def flags(**changes):
+        flags = {"out": "out", "results": "perfect", "sequences": "goat", **changes}
+        places = {name: results / flags[name] for name in ("out", "results")}
+        return [f"--{name}={value}" for name, value in {**flags, **places}.items()]
+
+    run(fake_davis, *flags())
+    (results / "mine").mkdir()
+    (results / "mine" / "notes.txt").write_text("mine")
+    # A result of ours there would be replaced, were it not for what it is read for.
+    shutil.copy(results / "out" / "run.json", results / "perfect" / "goat")
+    before = content(results)
+    with pytest.raises(InputError, match=message):
+        run(fake_davis, *flags(**changes))
+    assert content(results) == before
+
+
+def content(folder):
+    """Everything in a folder by its path, hidden files too."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_unfinished_results_are_no_strangers(fake_davis, results, capsys):
+    """A report may lie among the results that it is of."""
+    flags = [f"--results={results / 'perfect'}", f"--out={results / 'perfect' / 'scores'}"]
+    run(fake_davis, *flags)
+    run(fake_davis, *flags)
+    assert "not scored" not in capsys.readouterr().out
+
+
+def test_processes_that_score_end_with_the_one_that_was_killed(commands, fake_davis, results):
+    """Nobody else would end them: a killed process cannot."""
+    flags = [f"--davis={fake_davis}", "--split=train", f"--results={results / 'perfect'}"]
+    child, wait = commands.start("evaluate", [*flags, f"--out={results / 'out'}"])
+    children = pathlib.Path(f"/proc/{child}/task/{child}/children")
+    if not children.exists():
+        pytest.skip("needs Linux's list of a process's children")
+    deadline = time.monotonic() + 60
+    while len(found := children.read_text().split()) < 3:  # two workers, and one that tidies up
+        assert time.monotonic() < deadline
+    os.kill(child, signal.SIGKILL)
+    wait()  # all that could still say something have ended
+    deadline = time.monotonic() + 60
+    while any(pathlib.Path(f"/proc/{number}").exists() for number in found):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_killed_thirty_times_it_leaves_the_old_or_the_new_whole(commands, fake_davis, results):
+    """SIGKILL, SIGINT or SIGTERM at random moments, over finished results, again and again."""
+    methods, out = ("perfect", "moved"), results / "out"
+    for sequence in davis.read_split(fake_davis, "val"):  # one only, scored in the same process
+        for method in methods:
+            folder = results / method / sequence.name
+            folder.mkdir(parents=True)
+            for frame in sequence.frames:
+                moved = np.roll(video.read_mask(frame.mask), 4 * (method == "moved"), axis=1)
+                video.write_mask(folder / f"{frame.name}.png", moved)
+    flags = [f"--davis={fake_davis}", "--split=val", "--overwrite"]
+    expected, seconds = {}, []
+    for method in methods:
+        command = [*flags, f"--results={results / method}"]
+        seconds.append(commands.run("evaluate", [*command, f"--out={results / 'undisturbed'}"]))
+        expected[method] = tables(results / "undisturbed")
+        shutil.rmtree(results / "undisturbed")
+    assert expected["perfect"] != expected["moved"]
+    commands.run("evaluate", [*flags, f"--results={results / 'perfect'}", f"--out={out}"])
+    stands, found = "perfect", collections.Counter()
+    numbers = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
+    for count, moment in enumerate(moments(1.1 * seconds[-1], count=30)):
+        number = numbers[count % 3]
+        following = methods[stands == "perfect"]
+        child, wait = commands.start(
+            "evaluate", [*flags, f"--results={results / following}", f"--out={out}"]
+        )
+        time.sleep(moment)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, number)
+        status, text = wait()
+        assert status in (0, -number, 128 + number), text
+        left = tables(out)
+        assert left in ((expected[following],) if status == 0 else expected.values())
+        found[status != 0, left == expected[following]] += 1
+        stands = next(method for method in methods if expected[method] == left)
+    assert found[True, False]  # killed, and the old one stands
+    commands.run("evaluate", [*flags, f"--results={results / 'moved'}", f"--out={out}"])
+    assert tables(out) == expected["moved"]
+    assert {path.name for path in results.iterdir()} == {"DAVIS", "out", *methods}
+
+
+def tables(out):
+    """What finished results hold, but for what differs from run to run."""
+    assert {path.name for path in out.iterdir()} == {
+        "global.csv", "per_sequence.csv", "per_frame.csv", "report.html", "run.json"
+    }  # fmt: skip
+    record = json.loads((out / "run.json").read_text())
+    for name, checksum in record["checksums"].items():
+        assert checksum == f"sha256:{hashlib.sha256((out / name).read_bytes()).hexdigest()}"
+    return record["work"]["results"], record["checksums"]
 
 
 def test_instability_is_averaged_over_stable_sequences():
