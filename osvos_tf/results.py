@@ -14,6 +14,7 @@ import ctypes
 import dataclasses
 import functools
 import hashlib
+import itertools
 import os
 import pathlib
 import shutil
@@ -101,7 +102,7 @@ def draft(
     """
     out = require_place(out, work, overwrite=overwrite)
     files.ensure_writable(out.parent)
-    folder = out.with_name(f".{out.name}.unfinished")
+    folder = _unfinished(out)
     with lock(out.with_name(f".{out.name}.lock"), out):
         _recover(folder, out)
         require_place(out, work, overwrite=overwrite)  # there may be more in it since
@@ -110,7 +111,7 @@ def draft(
             _reopen(folder)
         else:
             if folder.exists():
-                shutil.rmtree(folder)
+                _discard(folder)
             folder.mkdir()
             files.write_json(folder / _STARTED, dict(work))
         made = Draft(folder, resumed, out, dict(work), worth_keeping=resumed)
@@ -118,7 +119,8 @@ def draft(
             yield made
         finally:
             if not made._published and not made.worth_keeping:
-                shutil.rmtree(folder, ignore_errors=True)
+                with contextlib.suppress(OSError):
+                    _discard(folder)
 
 
 def require_place(
@@ -141,10 +143,10 @@ def require_place(
             without `overwrite`; or one of the inputs; or a rename cannot take its place.
     """
     out = pathlib.Path(os.path.realpath(os.path.expanduser(out)))
-    for path in inputs:
-        if pathlib.Path(os.path.realpath(path)).is_relative_to(out):
+    for path, place in itertools.product(inputs, (out, _unfinished(out))):
+        if pathlib.Path(os.path.realpath(path)).is_relative_to(place):
             raise InputError(
-                f"'{path}' lies in '{out}', whose content would be replaced. Name another folder "
+                f"'{path}' lies in '{place}', whose content would be replaced. Name another folder "
                 "for the results, or copy the file to another place."
             )
     if not out.exists():
@@ -317,6 +319,12 @@ def _reopen(folder: pathlib.Path) -> None:
         files.remove_leftovers(place)
 
 
+def _discard(folder: pathlib.Path) -> None:
+    """Removes an unfinished folder; if that is cut short, nobody resumes from what is left."""
+    (folder / _STARTED).unlink(missing_ok=True)
+    shutil.rmtree(folder)
+
+
 def _remove_old(old: pathlib.Path, out: pathlib.Path) -> None:
     """Removes the folder that `out` has replaced; what somebody laid into it is in `out` too."""
     for name in _foreign(old):
@@ -341,8 +349,12 @@ def _exchange(a: pathlib.Path, b: pathlib.Path) -> bool:
     return False
 
 
+def _unfinished(out: pathlib.Path) -> pathlib.Path:
+    return out.with_name(f".{out.name}.unfinished")
+
+
 def _old(out: pathlib.Path) -> pathlib.Path:
-    return out.with_name(f".{out.name}.old")
+    return out.with_name(f".{out.name}.replaced")
 
 
 def _started(folder: pathlib.Path) -> Any:

@@ -319,6 +319,9 @@ def test_inputs_are_not_replaced(tmp_path):
     monkey.symlink_to(out)  # the folder itself by another name
     with pytest.raises(InputError, match="lies in"):
         results.require_place(monkey, A, inputs=[out / "network"])
+    unfinished = tmp_path / ".dog.unfinished"  # what a killed run has learned, say
+    with pytest.raises(InputError, match=rf"network' lies in '{unfinished}'"):
+        results.require_place(out, A, inputs=[unfinished / "network"])
 
 
 def test_a_link_to_the_folder_stays_a_link(tmp_path, can_exchange):
@@ -368,6 +371,28 @@ def test_other_work_begins_anew(tmp_path):
         fill(draft, B)
         draft.publish({})
     assert content(out) == OURS[2] and list(tmp_path.iterdir()) == [out]
+
+
+def test_nobody_resumes_from_what_was_being_removed(tmp_path, monkeypatch):
+    def draft(work):
+        with results.draft(tmp_path / "dog", work) as draft:
+            draft.worth_keeping = True
+            resumed = draft.resumed
+            (draft.folder / "network").write_text("one")
+            raise OverflowError(resumed)
+
+    def interrupt(path, **options):
+        raise KeyboardInterrupt
+
+    with pytest.raises(OverflowError, match="False"):
+        draft(A)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(results.shutil, "rmtree", interrupt)
+        draft(B)
+    with pytest.raises(OverflowError, match="False"):
+        draft(A)
+    with pytest.raises(OverflowError, match="True"):
+        draft(A)
 
 
 def test_files_that_a_killed_process_was_writing_are_removed(tmp_path):
@@ -446,7 +471,7 @@ def assert_is_old_or_new(out, mine, can_exchange, was_killed):
     """
     if not out.exists():
         assert was_killed and not can_exchange
-        out = out.with_name(f".{out.name}.old")
+        out = out.with_name(f".{out.name}.replaced")
     assert mine_of(out) == mine
     return seed_of(out)
 
