@@ -111,13 +111,15 @@ class _Process:
     def _listen(self) -> None:
         """Passes answers on, and None when there will be no more."""
         assert self._process.stdout is not None
+        is_ready = False
         with self._process.stdout as lines:
             for line in lines:
                 try:
                     answer = json.loads(line)
-                except ValueError:
+                except (ValueError, RecursionError):
                     answer = None
-                if isinstance(answer, dict):
+                is_ready = is_ready or answer == worker.READY
+                if is_ready and isinstance(answer, dict):
                     self._answers.put(answer)
                 else:  # printed by what Python loads before our own program, such as sitecustomize
                     with contextlib.suppress(OSError, ValueError):

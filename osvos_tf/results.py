@@ -350,7 +350,7 @@ def _exchange(a: pathlib.Path, b: pathlib.Path) -> bool:
 
 
 def _unfinished(out: pathlib.Path) -> pathlib.Path:
-    return out.with_name(f".{out.name}.unfinished")
+    return out.parent / f".{out.name}.unfinished"  # not `with_name`: "/" has no name
 
 
 def _old(out: pathlib.Path) -> pathlib.Path:

@@ -297,11 +297,14 @@ def load(path: str | os.PathLike[str]) -> Specialist:
             )
             for number, name in enumerate(record["annotations"])
         )
+        objects = {int(number): str(name) for number, name in record["objects"].items()}
+        if len(objects) != 1 or not all(0 < number < video.VOID for number in objects):
+            raise ValueError(f"wanted one object, 1 to {video.VOID - 1}, got {sorted(objects)}")
         return Specialist(
             _foreground(path / NETWORK),
             annotations,
             LearnOptions(**record["options"]),
-            {int(number): str(name) for number, name in record["objects"].items()},
+            objects,
             tuple((int(update), float(loss)) for update, loss in record["losses"]),
             float(record["seconds"]),
         )

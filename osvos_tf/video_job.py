@@ -8,6 +8,7 @@ OUT/run.json              the record
 """
 
 import dataclasses
+import hashlib
 import os
 import pathlib
 import shutil
@@ -27,6 +28,11 @@ if TYPE_CHECKING:
     from osvos_tf.specialist import SegmentedFrame, Specialist
 
 MASKS, PROBABILITIES = "masks", "probabilities"
+# Entries of a record that others read, and their types.
+_RECORD = {
+    "frames": int, "size": list, "updates": int, "seconds": dict, "found": dict, "remarks": list,
+}  # fmt: skip
+_FIRST_BYTES = 2**20  # of a video, by which it is told from others
 _COLLAPSED = 0.1  # part of the smallest given mask below which a mask is worth a word
 
 
@@ -66,7 +72,8 @@ class VideoJob:
     def work(self) -> dict[str, Any]:
         """Returns all that decides over the results, for `results.draft`.
 
-        Networks and masks count by their content; frames, which are many, by their path.
+        Networks and masks count by their content; frames, which are many, by their path, their
+        names, the sizes of their files, and the content of the first.
         """
         learn = dataclasses.asdict(self.learn)
         parent = files.COMPACT_PARENT if self.learn.parent == "compact" else self.learn.parent
@@ -76,7 +83,7 @@ class VideoJob:
         masks = [split_mask(mask) for mask in self.masks]
         return {
             "command": "segment",
-            "frames": os.path.realpath(self.frames),
+            "frames": _identify_frames(self.frames),
             "mask": [f"{name or ''}:{_identify(path)}" for name, path in masks],
             "learn": learn,
             "segment": segment,
@@ -93,13 +100,13 @@ class VideoJob:
         record = results.read_record(self.out)
         if record is None:
             return f"no {results.RECORD} that can be read"
-        if record.get(results.WORK) != self.work():
+        if record[results.WORK] != self.work():
             return f"made with {results.describe_difference(record, self.work())}"
+        if not all(isinstance(record.get(name), kind) for name, kind in _RECORD.items()):
+            return f"a damaged {results.RECORD}"
         try:
-            is_folder = os.path.isdir(self.frames)
-            names = video.open_frames(self.frames).names if is_folder else None
             for kind in (MASKS, PROBABILITIES) if self.probabilities else (MASKS,):
-                _check_pictures(pathlib.Path(self.out, kind), names, record)
+                _check_pictures(pathlib.Path(self.out, kind), record)
         except InputError as error:
             return str(error)
         return None
@@ -146,7 +153,7 @@ def run(
 
     tf = runtime.import_tensorflow()
     with results.draft(job.out, work, overwrite=job.overwrite) as draft:
-        specialist = _known(job, draft)
+        specialist = _known(job, draft, given)
         if specialist is None:
             from osvos_tf.specialist import learn_from  # it loads TensorFlow
 
@@ -210,7 +217,9 @@ def _is_written_so(path: str) -> bool:
         return image.mode == "L" and set(np.unique(np.asarray(image)).tolist()) <= {0, 255}
 
 
-def _known(job: VideoJob, draft: results.Draft) -> "Specialist | None":
+def _known(
+    job: VideoJob, draft: results.Draft, given: tuple[Annotation, ...]
+) -> "Specialist | None":
     """Returns what an earlier run of this very work has learned, None if there is nothing whole."""
     from osvos_tf import specialist
 
@@ -220,11 +229,21 @@ def _known(job: VideoJob, draft: results.Draft) -> "Specialist | None":
     for folder in folders:
         if (folder / specialist.NETWORK).is_file():
             try:
-                return specialist.load(folder)
-            except InputError:  # damaged: learned again, and written again
-                if folder == draft.folder:
-                    (folder / specialist.NETWORK).unlink()
+                known = specialist.load(folder)
+                if _are_same(known.annotations, given):
+                    return known
+            except InputError:
+                pass
+            if folder == draft.folder:  # it is damaged: learned again, and written again
+                (folder / specialist.NETWORK).unlink()
     return None
+
+
+def _are_same(some: tuple[Annotation, ...], others: tuple[Annotation, ...]) -> bool:
+    return len(some) == len(others) and all(
+        a.shows(b.name, b.frame) and np.array_equal(a.mask, b.mask)
+        for a, b in zip(some, others, strict=True)
+    )
 
 
 def _write_frames(
@@ -237,7 +256,6 @@ def _write_frames(
     """Writes masks and overlay of all frames; returns what the record says of each."""
     for kind in (MASKS, PROBABILITIES):
         shutil.rmtree(folder / kind, ignore_errors=True)  # of a killed run
-    files.remove_leftovers(folder)
     masks = files.ensure_writable(folder / MASKS)
     if job.probabilities:
         files.ensure_writable(folder / PROBABILITIES)
@@ -322,15 +340,33 @@ def _identify(path: str | os.PathLike[str]) -> str:
     return results.identify(path) if os.path.isfile(path) else str(path)
 
 
-def _check_pictures(
-    folder: pathlib.Path, names: list[str] | None, record: Mapping[str, Any]
-) -> None:
+def _identify_frames(path: str) -> str:
+    """Returns what tells a video from others without reading all of it."""
+    place = pathlib.Path(os.path.realpath(path))
+    digest = hashlib.sha256()
+    images = [place]
+    if place.is_dir():
+        images = sorted(
+            image
+            for image in place.glob("[!.]*")
+            if image.suffix.lower() in video.IMAGE_SUFFIXES and image.is_file()
+        )
+        for image in images:
+            digest.update(f"{image.name}/{image.stat().st_size}/".encode(errors="surrogateescape"))
+    if images and images[0].is_file():
+        digest.update(str(images[0].stat().st_size).encode())
+        with open(images[0], "rb") as file:
+            digest.update(file.read(_FIRST_BYTES))
+    return f"{place} sha256:{digest.hexdigest()}"
+
+
+def _check_pictures(folder: pathlib.Path, record: Mapping[str, Any]) -> None:
     """Raises InputError unless there is one readable PNG for each frame."""
-    found = {path.stem: path for path in folder.glob("*.png")}
-    expected = set(found) if names is None else set(names)
-    if len(expected) != record.get("frames") or set(found) != expected:
-        missing = sorted(expected - set(found))
-        which = f", {missing[0]}.png is missing" if missing else ""
-        raise InputError(f"{len(found)} of {record.get('frames')} {folder.name}{which}")
-    for path in found.values():
-        video.check_png(path, tuple(record["size"]))
+    names = set(record["found"])
+    if missing := sorted(names - {path.stem for path in folder.glob("*.png")}):
+        raise InputError(
+            f"{len(names) - len(missing)} of {len(names)} {folder.name}, {missing[0]}.png is "
+            "missing"
+        )
+    for name in names:
+        video.check_png(folder / f"{name}.png", tuple(record["size"]))

@@ -27,6 +27,7 @@ PROGRAM = (
     "import sys; sys.path[:] = sys.path[sys.path[:1] == ['']:]; "
     "from osvos_tf.worker import main; main()"
 )
+READY: dict[str, Any] = {"ready": True}  # its first line; what comes before is a log
 _THREADS = ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -103,7 +104,8 @@ def main() -> None:
     jobs: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(jobs,), daemon=True).start()
     prepare(**json.loads(sys.argv[1]))
-    reply: dict[str, Any] = {"ready": True}
+    print(file=replies)  # ends the line, if something that came before us has begun one
+    reply = READY
     while True:
         print(json.dumps(reply), file=replies, flush=True)
         reply = segment_sequence(VideoJob.from_json(jobs.get()))

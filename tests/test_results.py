@@ -238,6 +238,11 @@ def test_a_file_is_left_alone(tmp_path):
     assert content(tmp_path) == {"dog": "mine"}
 
 
+def test_everything_is_left_alone():
+    with pytest.raises(InputError, match="'/' holds what this command did not make"):
+        results.require_place("/", A, overwrite=True, inputs=["relative"])
+
+
 def test_the_current_folder_cannot_be_replaced(tmp_path, monkeypatch):
     make(tmp_path / "dog", A)
     for folder in (tmp_path / "dog", tmp_path / "dog" / "masks"):
