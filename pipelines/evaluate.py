@@ -140,7 +140,7 @@ def _work(args: flags.FlagValues, methods: Mapping[str, pathlib.Path]) -> dict[s
     return {
         "command": "evaluate",
         "davis": os.path.realpath(args.davis),
-        "results": {method: os.path.realpath(folder) for method, folder in methods.items()},
+        "results": [[method, os.path.realpath(folder)] for method, folder in methods.items()],
         "split": args.split,
         "resolution": args.resolution,
         "sequences": list(args.sequences),

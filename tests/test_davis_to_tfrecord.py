@@ -53,6 +53,13 @@ def content(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+def without_record(out):
+    """Returns what is the same in every run: all but the record of flags and versions."""
+    found = content(out)
+    del found["run.json"]
+    return found
+
+
 @pytest.fixture
 def no_tensorflow(tmp_path):
     """A folder whose `tensorflow` cannot be imported."""
@@ -70,7 +77,7 @@ def test_command_leaves_records(fake_davis, tmp_path):
     done = command(f"--davis={fake_davis}", "--split=train", f"--out={out}", "--height=24")
     assert done.returncode == 0, done.stderr
     shards = [f"train-{number:05d}-of-00008.tfrecord" for number in range(8)]
-    assert sorted(content(out)) == ["manifest.json", *shards]
+    assert sorted(content(out)) == ["manifest.json", "run.json", *shards]
     manifest = tfrecord.read_manifest(out)
     assert manifest["frames"] == 8 and manifest["height"] == 24
     assert done.stdout == f"Wrote 8 frames of 2 sequences in 8 shards, 0.0 MB, to {out}\n"
@@ -85,7 +92,7 @@ def test_records_are_the_same_byte_for_byte_in_every_process(fake_davis, tmp_pat
         out = tmp_path / protobuf
         done = command(f"--davis={fake_davis}", "--split=train", f"--out={out}", "--height=24")
         assert done.returncode == 0, done.stderr
-        written.append(content(out))
+        written.append(without_record(out))
     assert len(written[0]) == 8 + 1 and written[0] == written[1]
 
 
@@ -148,12 +155,69 @@ def test_split_with_its_folder(convert, fake_davis, tmp_path):
     assert sorted(content(tmp_path / "out")) == [
         "480p-val-00000-of-00001.tfrecord",
         "manifest.json",
+        "run.json",
     ]
 
 
 def test_more_shards_than_frames(convert, fake_davis, tmp_path):
     with pytest.raises(InputError, match=r"shards. must be in 1\.\.4"):
         convert(f"--davis={fake_davis}", "--split=val", f"--out={tmp_path / 'out'}", "--shards=5")
+
+
+def test_the_same_command_again(convert, fake_davis, tmp_path, capsys):
+    out = tmp_path / "out"
+    flags = [f"--davis={fake_davis}", "--split=val", f"--out={out}"]
+    convert(*flags)
+    (out / "notes.txt").write_text("mine")
+    before = {path: (path.stat().st_ino, path.read_bytes()) for path in out.iterdir()}
+    capsys.readouterr()
+    convert(*flags)
+    assert "holds these records already" in capsys.readouterr().out
+    assert before == {path: (path.stat().st_ino, path.read_bytes()) for path in out.iterdir()}
+    convert(*flags, "--overwrite")
+    assert {path: content for path, (_, content) in before.items()} == {
+        path: path.read_bytes() for path in out.iterdir()
+    } | {out / "run.json": before[out / "run.json"][1]}
+    shard = next(out.glob("*.tfrecord"))
+    shard.write_bytes(shard.read_bytes()[:-1])  # damaged: converted again
+    convert(*flags)
+    assert shard.read_bytes() == before[shard][1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"split": "train"}, "another sequences, shards, split"),
+        ({"height": 24}, "another height"),
+        ({"shards": 2}, "another shards"),
+        ({"davis": "other"}, "another davis"),
+        ({"out": "DAVIS"}, "lies in '.*DAVIS', whose content would be replaced"),
+        ({"out": "."}, "lies in '.*', whose content"),
+        ({"out": "DAVIS/Annotations"}, r"holds what this command did not make \(480p\)"),
+        ({"out": "mine"}, r"mine' holds what this command did not make \(notes\.txt\)"),
+        ({"out": "mine", "overwrite": True}, r"mine' holds what this command did not make"),
+        ({"out": "earlier"}, r"did not make \(manifest\.json, .*no run\.json"),
+    ],
+    ids=str,
+)
+def test_what_would_be_lost_is_refused_by_name(convert, fake_davis, tmp_path, changes, message):
+    def flags(**changes):
+        flags = {"davis": "DAVIS", "split": "val", "out": "out", **changes}
+        places = {name: tmp_path / flags[name] for name in ("davis", "out")}
+        return [f"--{name}={value}" for name, value in {**flags, **places}.items()]
+
+    convert(*flags())
+    shutil.copytree(fake_davis, tmp_path / "other")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    shutil.copytree(tmp_path / "out", tmp_path / "earlier")
+    (tmp_path / "earlier" / "run.json").unlink()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()}
+    with pytest.raises(InputError, match=message):
+        convert(*flags(**changes))
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()}
+    convert(*flags(height=24, overwrite=True))
+    assert tfrecord.read_manifest(tmp_path / "out")["height"] == 24
 
 
 # --- killed ---------------------------------------------------------------------------------------
@@ -166,21 +230,16 @@ def commands():
 
 
 def assert_whole_or_none(out, whole):
-    found = content(out) if out.exists() else {}
-    visible = {name: data for name, data in found.items() if not name.startswith(".")}
-    assert visible.items() <= whole.items()
-    if tfrecord.MANIFEST in found:
-        assert visible == whole
-    else:
-        with pytest.raises(InputError, match=r"No manifest\.json"):
-            tfrecord.read_manifest(out)
+    if out.exists():
+        assert without_record(out) == whole
+        tfrecord.load_records(out)  # checks every frame
 
 
 def test_killed_at_any_moment_it_leaves_whole_records_or_none(commands, fake_davis, tmp_path):
     lengthen(fake_davis)
-    flags = [f"--davis={fake_davis}", "--split=long", "--shards=16"]
+    flags = [f"--davis={fake_davis}", "--split=long", "--shards=16", "--overwrite"]
     seconds = commands.run("davis_to_tfrecord", [*flags, f"--out={tmp_path / 'undisturbed'}"])
-    whole = content(tmp_path / "undisturbed")
+    whole = without_record(tmp_path / "undisturbed")
     assert len(whole) == 16 + 1
 
     out, kills = tmp_path / "killed", 0
@@ -192,27 +251,26 @@ def test_killed_at_any_moment_it_leaves_whole_records_or_none(commands, fake_dav
     assert kills
 
     commands.run("davis_to_tfrecord", [*flags, f"--out={out}"])
-    assert content(out) == whole
+    assert without_record(out) == whole
+    assert {path.name for path in tmp_path.iterdir()} == {"DAVIS", "killed", "undisturbed"}
 
 
 def test_killed_at_each_step_it_leaves_whole_records_or_none(commands, fake_davis, tmp_path):
     """A step is a record written, or a file renamed or removed; it runs over whole records."""
-    flags = [f"--davis={fake_davis}", "--split=val", "--shards=2"]
+    flags = [f"--davis={fake_davis}", "--split=val", "--shards=2", "--overwrite"]
     commands.run("davis_to_tfrecord", [*flags, f"--out={tmp_path / 'undisturbed'}"])
-    whole = content(tmp_path / "undisturbed")
+    whole = without_record(tmp_path / "undisturbed")
 
     out = tmp_path / "killed"
     for step in range(100):
         shutil.copytree(tmp_path / "undisturbed", out, dirs_exist_ok=True)
         _, wait = commands.start("davis_to_tfrecord", [*flags, f"--out={out}"], kill_at=step)
         status, text = wait()
-        assert_whole_or_none(out, whole)
+        assert without_record(out) == whole
         if status == 0:  # there are no more steps
             break
         assert status == -signal.SIGKILL, text
-    assert step >= 4 + 3 + 3  # records, files removed first, files renamed at last
-    leftovers = set(content(out)) - set(whole)
-    assert not [name for name in leftovers if not name.endswith(".probe")]
+    assert step >= 4 + 3 + 3  # records, files renamed, files of the old ones removed
 
 
 def lengthen(root, frames=400):

@@ -228,7 +228,7 @@ def test_a_report_that_was_edited_is_kept(fake_davis, results, name):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"results": "moved"}, "another moved, perfect"),
+        ({"results": "moved"}, "another results"),
         ({"sequences": "bear"}, "another sequences"),
         ({"split": "480p/train"}, "another split"),
         ({"allow_missing": True}, "another allow_missing"),
