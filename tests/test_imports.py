@@ -16,9 +16,11 @@ TENSORS = {"numpy", "tensorflow"}
 KERAS = {"keras", *TENSORS}
 # Module of osvos_tf -> what it may import beside the standard library, `errors` and `files`.
 MAY_IMPORT = {
-    "__init__": {"model"},
+    "__init__": {"evaluation", "model", "options", "specialist", "video"},
     "errors": set(),
     "files": set(),
+    "results": set(),
+    "progress": set(),
     "runtime": {"__version__", "keras", "tensorflow"},
     # Data: knows nothing of the networks.
     "davis": set(),
@@ -26,13 +28,12 @@ MAY_IMPORT = {
     "bsds": {"davis", "matlab", "video", "numpy"},
     "label_maps": {"davis", "matlab", "video", "numpy"},
     "video": PIXELS,
-    "worklist": {"davis", "video"},
-    "dispatch": set(),
+    "annotations": {"video", "numpy", "PIL"},
     "painter": PIXELS,
     "salvage": set(),
     "tfrecord": {"davis", "salvage", "video", "tensorflow", *PIXELS},
-    "augment": {*TENSORS},
-    "input_pipeline": {"tfrecord", "augment", *TENSORS},
+    "augment": {"recipes", *TENSORS},
+    "input_pipeline": {"tfrecord", "augment", "recipes", *TENSORS},
     # The networks and their training.
     "layers": KERAS,
     "keras_file": {"h5py"},
@@ -48,7 +49,7 @@ MAY_IMPORT = {
     "recipes": set(),
     "distribution": {"tensorflow"},
     "training": {"distribution", "losses", "model", "recipes", *KERAS},
-    "one_shot": {"input_pipeline", "losses", "model", "training", "numpy"},
+    "one_shot": {"input_pipeline", "losses", "model", "recipes", "training", *KERAS},
     # From probabilities to results: knows nothing of training.
     "inference": {"numpy"},
     "snapping": {"cv2", "higra", "numpy"},
@@ -57,8 +58,40 @@ MAY_IMPORT = {
     "visualize": PIXELS,
     "report": {"metrics", "numpy"},
     "report_page": {"jinja2", "report", "visualize", *PIXELS},
+    "evaluation": {"metrics", "video", "numpy"},
     "export": {"google", "inference", "model", "tensorflow_serving", *TENSORS},
     "serving": {"cv2", "grpc", "requests", "tensorflow_serving", *TENSORS},
+    # The main job: as a call, for one video, for many.
+    "options": {"inference", "recipes"},
+    "specialist": {
+        "annotations",
+        "export",
+        "inference",
+        "model",
+        "one_shot",
+        "options",
+        "progress",
+        "results",
+        "snapping",
+        "video",
+        "keras",
+        *PIXELS,
+    },
+    "video_job": {
+        "annotations",
+        "inference",
+        "options",
+        "progress",
+        "results",
+        "specialist",
+        "video",
+        "visualize",
+        "numpy",
+    },
+    "worklist": {"davis", "video"},
+    "dispatch": set(),
+    "worker": {"video_job", "cv2"},
+    "engines": {"dispatch", "video_job", "worker", "ray"},
     # The embedded server: knows SavedModels, not the networks in them.
     "wire": {"google", "grpc", "tensorflow_serving", *TENSORS},
     "served_models": {"google", "grpc", "tensorflow_serving", "wire", *TENSORS},
@@ -77,19 +110,18 @@ MAY_IMPORT = {
     },
 }
 EVERYWHERE = {"errors", "files", "runtime"}
-WITHOUT_TENSORFLOW = ["bsds", "caffe_file", "contour_metrics", "davis", "dispatch", "errors",
-                      "files", "inference", "label_maps", "matlab", "metrics", "painter",
-                      "plain_pickle", "recipes", "report", "report_page", "runtime", "salvage",
-                      "serving", "snapping", "torch_file", "video", "visualize",
-                      "worklist"]  # fmt: skip
+WITHOUT_TENSORFLOW = ["annotations", "bsds", "caffe_file", "contour_metrics", "davis", "dispatch",
+                      "engines", "errors", "evaluation", "files", "inference", "label_maps",
+                      "matlab", "metrics", "options", "painter", "plain_pickle", "progress",
+                      "recipes", "report", "report_page", "results", "runtime", "salvage",
+                      "serving", "snapping", "torch_file", "video", "video_job", "visualize",
+                      "worker", "worklist"]  # fmt: skip
 HEAVY = {"aiohttp", "grpc", "higra", "keras", "requests", "scipy", "tensorflow"}  # seconds to load
 # Stage -> what it may import of its neighbours; one that is not here: `cli`.
 SHARED = {
     "train_parent": {"cli", "offline"},
     "train_contour": {"cli", "offline"},
-    "segment_dataset": {"cli", "engines", "segment", "sequence_worker"},
-    "engines": {"sequence_worker"},
-    "sequence_worker": {"cli", "segment"},
+    "segment_dataset": {"cli", "segment"},
 }
 
 
@@ -143,7 +175,17 @@ def reach(name):
 
 def test_sides_stay_apart():
     networks = {"layers", "model", "weights", "losses", "training"}
-    for data in ("davis", "video", "tfrecord", "augment", "input_pipeline", "painter"):
+    for data in (
+        "davis",
+        "video",
+        "annotations",
+        "tfrecord",
+        "augment",
+        "input_pipeline",
+        "painter",
+        "options",
+        "results",
+    ):
         assert not reach(data) & networks
     for judge in (
         "metrics",
@@ -151,6 +193,7 @@ def test_sides_stay_apart():
         "model_server",
         "report",
         "report_page",
+        "evaluation",
         "inference",
         "snapping",
     ):

@@ -378,6 +378,18 @@ def test_other_work_begins_anew(tmp_path):
     assert content(out) == OURS[2] and list(tmp_path.iterdir()) == [out]
 
 
+def test_what_others_left_is_not_touched(tmp_path):
+    with pytest.raises(RuntimeError), results.draft(tmp_path / "dog.x", A) as draft:
+        draft.worth_keeping = True
+        raise RuntimeError
+    (tmp_path / ".dog").mkdir()
+    before = set(tmp_path.iterdir())
+    make(tmp_path / "dog", A)
+    assert set(tmp_path.iterdir()) == {*before, tmp_path / "dog"}
+    with results.draft(tmp_path / "dog.x", A) as draft:
+        assert draft.resumed
+
+
 def test_nobody_resumes_from_what_was_being_removed(tmp_path, monkeypatch):
     def draft(work):
         with results.draft(tmp_path / "dog", work) as draft:

@@ -1,15 +1,12 @@
-"""Work lists, their shards, and which results count as whole."""
+"""Work lists, their shards, and lines of results."""
 
-import json
 import pathlib
-import re
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from osvos_tf import davis, video, worklist
+from osvos_tf import davis, worklist
 from osvos_tf.errors import InputError
 
 
@@ -113,147 +110,6 @@ def test_shards_partition_the_list(length, count):
     shards = [worklist.shard(items, index, count) for index in range(count)]
     assert sorted(item for shard in shards for item in shard) == items
     assert max(map(len, shards)) - min(map(len, shards)) <= 1
-
-
-# --- what was made of it --------------------------------------------------------------------------
-
-
-@pytest.fixture
-def flags(fake_davis, tmp_path):
-    """What decides over bear's results."""
-    parent = tmp_path / "parent.keras"
-    parent.write_bytes(b"weights")
-    masks = fake_davis / "Annotations/480p/bear"
-    return {
-        "frames": str(fake_davis / "JPEGImages/480p/bear"),
-        "mask": [str(masks / "00000.png"), f"00002:{masks / '00002.png'}"],
-        "parent": str(parent),
-        "updates": 3,
-        "probabilities": True,
-        "out": "anywhere",
-    }
-
-
-@pytest.fixture
-def item(flags):
-    return worklist.Item("bear", flags["frames"], tuple(flags["mask"]))
-
-
-def make(folder, names=("00000", "00001", "00002", "00003")):
-    """Writes what `segment` would."""
-    for kind in worklist.FOLDERS:
-        (folder / kind).mkdir(parents=True)
-        for name in names:
-            video.write_mask(folder / kind / f"{name}.png", np.eye(48, 80))
-    (folder / "specialist.keras").write_bytes(b"weights")
-    record = {"frames": len(names), "size": [48, 80], "flags": {"out": str(folder)}, "updates": 3}
-    (folder / "run.json").write_text(json.dumps(record))
-    return folder
-
-
-@pytest.fixture
-def result(item, flags, tmp_path):
-    """bear's published results."""
-    partial = make(worklist.partial_folder(tmp_path, item))
-    worklist.publish(partial, tmp_path / "bear", worklist.describe_inputs(flags))
-    assert not partial.exists()
-    return tmp_path / "bear"
-
-
-def find_fault(item, result, flags):
-    return worklist.find_fault(item, result, worklist.describe_inputs(flags))
-
-
-def test_whole_results(item, result, flags):
-    assert find_fault(item, result, flags) is None
-    assert find_fault(item, result, {**flags, "out": "elsewhere"}) is None
-    assert worklist.read_record(result)["flags"]["out"] == str(result)
-
-
-@pytest.mark.parametrize("kind", worklist.FOLDERS)
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (lambda path: path.unlink(), "3 of 4 .*00002.png is missing"),
-        (lambda path: path.write_bytes(path.read_bytes()[:60]), "00002.png' cannot be read"),
-        (lambda path: path.write_bytes(b""), "00002.png' cannot be read"),
-        (lambda path: video.write_mask(path, np.eye(3)), "3x3"),
-        (lambda path: path.rename(path.with_name("x.png")), "00002.png is missing"),
-        (lambda path: path.with_name("x.png").write_bytes(path.read_bytes()), "5 of 4"),
-    ],
-)
-def test_damaged_results(item, result, flags, kind, damage, message):
-    damage(result / kind / "00002.png")
-    assert re.search(message, find_fault(item, result, flags))
-
-
-def test_results_without_a_record(item, result, flags):
-    (result / "run.json").write_text("{")
-    assert find_fault(item, result, flags) == "no run.json that can be read"
-    (result / "run.json").write_text("[1]")
-    assert find_fault(item, result, flags) == "no run.json that can be read"
-    (result / "run.json").unlink()
-    assert find_fault(item, result, flags) == "no run.json that can be read"
-    make(result.parent / "plain")  # by `segment` itself: nobody knows from which parent
-    assert "made with another frames, mask, parent" in find_fault(
-        item, result.parent / "plain", flags
-    )
-
-
-def test_results_of_other_flags_networks_masks(item, result, flags):
-    assert find_fault(item, result, {**flags, "updates": 4}) == "made with another updates"
-    assert find_fault(item, result, {**flags, "new": None}) == "made with another new"
-    pathlib.Path(flags["parent"]).write_bytes(b"new weights")
-    assert find_fault(item, result, flags) == "made with another parent"
-    pathlib.Path(flags["parent"]).write_bytes(b"weights")
-    assert find_fault(item, result, flags) is None
-    video.write_mask(flags["mask"][1].partition(":")[2], np.eye(48, 80))
-    assert find_fault(item, result, flags) == "made with another mask"
-
-
-def test_results_of_a_video_are_counted_by_their_record(item, flags, tmp_path):
-    clip = tmp_path / "clip.mp4"
-    with video.VideoWriter(clip, (48, 80)) as writer:
-        for _ in range(4):
-            writer.write(np.zeros((48, 80, 3), np.uint8))
-    flags = {**flags, "frames": str(clip)}
-    item = worklist.Item("clip", str(clip), item.masks)
-    partial = make(worklist.partial_folder(tmp_path, item))
-    worklist.publish(partial, tmp_path / "clip", worklist.describe_inputs(flags))
-    assert find_fault(item, tmp_path / "clip", flags) is None
-    (tmp_path / "clip/masks/00003.png").unlink()
-    assert "3 of 4" in find_fault(item, tmp_path / "clip", flags)
-
-
-def test_publishing_over_earlier_results_replaces_those_alone(item, result, flags):
-    (result / "notes.txt").write_text("mine")
-    video.write_mask(result / "masks/old.png", np.eye(48, 80))
-    partial = make(worklist.partial_folder(result.parent, item))
-    (partial / "specialist.keras").write_bytes(b"new")
-    worklist.publish(partial, result, worklist.describe_inputs({**flags, "updates": 5}))
-    assert find_fault(item, result, {**flags, "updates": 5}) is None
-    assert (result / "notes.txt").read_text() == "mine"
-    assert (result / "specialist.keras").read_bytes() == b"new"
-    assert not partial.exists()
-
-
-def test_a_file_in_the_way_is_kept(item, flags, tmp_path):
-    (tmp_path / "bear").write_text("mine")
-    partial = make(worklist.partial_folder(tmp_path, item))
-    with pytest.raises(OSError):
-        worklist.publish(partial, tmp_path / "bear", worklist.describe_inputs(flags))
-    assert (tmp_path / "bear").read_text() == "mine"
-
-
-def test_what_was_cut_off_is_removed_and_nothing_else(item, result, tmp_path):
-    other = worklist.Item("bear.x", "", ())
-    left = [worklist.partial_folder(tmp_path, i) for i in (item, item, other)]
-    for folder in left:
-        make(folder)
-    (tmp_path / ".bear").mkdir()
-    worklist.remove_partial(tmp_path, [item])
-    assert [folder.exists() for folder in left] == [False, False, True]
-    assert result.is_dir() and (tmp_path / ".bear").is_dir()
 
 
 # --- what happened --------------------------------------------------------------------------------
