@@ -432,12 +432,18 @@ def _stoppable() -> Iterator[None]:
     """Lets signals end the work inside by an exception; before and after they end the process."""
 
     def retry(lost: sys.UnraisableHookArgs) -> None:
-        # The exception came where Python drops it, such as in a destructor: once more, elsewhere.
-        if isinstance(lost.exc_value, (KeyboardInterrupt, SystemExit)) and _came:
-            threading.Timer(0.05, os.kill, [os.getpid(), _came[-1]]).start()
-        else:
+        if not (_came and isinstance(lost.exc_value, (KeyboardInterrupt, SystemExit))):
             sys.__unraisablehook__(lost)
+        elif (
+            at_work
+        ):  # it came where Python drops it, such as in a destructor: once more, elsewhere
+            threading.Timer(0.05, again).start()
 
+    def again() -> None:
+        if at_work:
+            os.kill(os.getpid(), _came[-1])
+
+    at_work = True
     ignored = {number for number in _STOPPED if signal.getsignal(number) == signal.SIG_IGN}
     sys.unraisablehook = retry
     for number in set(_STOPPED) - ignored:
@@ -445,6 +451,7 @@ def _stoppable() -> Iterator[None]:
     try:
         yield
     finally:
+        at_work = False
         for number in set(_STOPPED) - ignored:
             signal.signal(number, pipelines.leave)
 
@@ -476,7 +483,14 @@ def _name_flags(message: str, flag_values: flags.FlagValues) -> str:
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    """Raises what ends a command that got this signal."""
+    """Raises what ends a command that got this signal; amid an import, ends the process.
+
+    There an exception would become an ImportError, or be dropped by who can do without the module.
+    """
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            pipelines.leave(number, frame)
+        frame = frame.f_back
     _came.append(number)
     if number == signal.SIGINT:
         raise KeyboardInterrupt
