@@ -426,7 +426,8 @@ class Segmenter:
         """Returns an annotated frame as it was given; where it is void, as it was found."""
         void = known.mask == video.VOID
         found = np.where(void, probability, known.mask == 1).astype(np.float32)
-        mask = inference.to_mask(found, self._options.threshold) * np.uint8(self._id)
+        inside = np.where(void, probability > self._options.threshold, known.mask == 1)
+        mask = inside.astype(np.uint8) * np.uint8(self._id)
         return SegmentedFrame(known.name, known.frame, mask, {self._id: found}, {self._id: 1.0})
 
 

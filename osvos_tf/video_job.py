@@ -152,6 +152,10 @@ def run(
         return results.read_record(job.out) or {}
 
     tf = runtime.import_tensorflow()
+    if job.segment.contour is not None:  # tell a wrong one before the object is learned
+        from osvos_tf.specialist import load_contour
+
+        load_contour(job.segment.contour)
     with results.draft(job.out, work, overwrite=job.overwrite) as draft:
         specialist = _known(job, draft, given)
         if specialist is None:

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -59,12 +60,15 @@ def test_what_it_leaves(arguments, bear):
     run({**arguments, "probabilities": True})
     out = arguments["out"]
     assert {path.name for path in out.iterdir()} == {
+        "annotations",
         "masks",
         "overlay.mp4",
         "probabilities",
         "run.json",
+        "specialist.json",
         "specialist.keras",
     }
+    assert [path.name for path in out.parent.iterdir() if path.name.startswith(".")] == []
     names = [frame.name for frame in bear.frames]
     for folder in ("masks", "probabilities"):
         assert sorted(path.name for path in (out / folder).iterdir()) == [f"{n}.png" for n in names]
@@ -80,6 +84,11 @@ def test_what_it_leaves(arguments, bear):
     assert record["flags"]["updates"] == 2 and record["flags"]["seed"] == 0
     assert set(record["versions"]) == {"osvos_tf", "tensorflow", "keras", "python"}
     assert set(record["seconds"]) == {"training", "inference"}
+    assert list(record["found"]) == names
+    masks = read_masks(out / "masks")
+    assert [record["found"][name]["area"] for name in names] == [
+        int(np.count_nonzero(masks[name])) for name in names
+    ]
 
 
 def test_masks_are_what_the_specialist_says(arguments, bear):
@@ -91,7 +100,8 @@ def test_masks_are_what_the_specialist_says(arguments, bear):
         > inference.DEFAULT_THRESHOLD
     )
     found = np.stack(list(read_masks(arguments["out"] / "masks").values()))
-    assert np.mean(found == expected) > 0.999  # another batch size may round another way
+    assert np.mean(found[1:] == expected[1:]) > 0.999  # another batch size may round another way
+    np.testing.assert_array_equal(found[0], video.read_mask(arguments["mask"]))  # as it was given
 
 
 @pytest.mark.slow
@@ -143,7 +153,7 @@ def test_a_followed_object_is_the_object(arguments, bear):
     """Around the object and in the whole frame the same is found, once the object is learned."""
     found = {}
     for follow in (True, False):
-        run({**arguments, "updates": 300, "follow": follow})
+        run({**arguments, "updates": 300, "follow": follow, "overwrite": True})
         found[follow] = np.stack(list(read_masks(arguments["out"] / "masks").values()))
     assert np.mean(metrics.region_similarity(found[True], found[False])) > 0.9
 
@@ -156,16 +166,16 @@ def test_budget_ends_the_training(arguments):
 
 def test_random_parent_and_paper_recipe(arguments):
     run({**arguments, "parent": "random", "updates": 1})
-    run({**arguments, "recipe": "paper"})
+    run({**arguments, "recipe": "paper", "overwrite": True})
     assert json.loads((arguments["out"] / "run.json").read_text())["updates"] == 2
 
 
-def test_masks_of_an_earlier_run_do_not_linger(arguments):
-    run({**arguments, "updates": 0})
-    masks = arguments["out"] / "masks"
-    (masks / "00000.png").rename(masks / "of_another_video.png")
-    run({**arguments, "updates": 0})
-    assert [path.stem for path in sorted(masks.iterdir())] == [f"0000{i}" for i in range(4)]
+def test_masks_of_an_earlier_run_do_not_linger(arguments, tmp_path):
+    longer = shutil.copytree(arguments["frames"], tmp_path / "longer")
+    shutil.copy(longer / "00003.jpg", longer / "00004.jpg")
+    run({**arguments, "frames": longer, "updates": 0})
+    run({**arguments, "updates": 0, "overwrite": True})
+    assert list(read_masks(arguments["out"] / "masks")) == [f"0000{i}" for i in range(4)]
 
 
 def test_working_height_travels_with_the_model(arguments, tmp_path):
@@ -195,7 +205,7 @@ def test_masks_are_snapped_to_contours(arguments, contour):
     frames = np.stack([frame for _, frame in video.open_frames(arguments["frames"])])
     predicted = streams.predict_on_batch(frames)
     found = read_masks(arguments["out"] / "masks")
-    for index, mask in enumerate(found.values()):
+    for index, mask in list(enumerate(found.values()))[1:]:
         labels = snapping.superpixels(snapping.ucm(predicted["contours"][index, ..., 0]), 0.2)
         raw = inference.to_mask(predicted["probabilities"][index, ..., 0])
         np.testing.assert_array_equal(mask, snapping.majority_vote(raw, labels))
@@ -207,22 +217,22 @@ def test_masks_are_snapped_to_edges(arguments):
     frames = [frame for _, frame in video.open_frames(arguments["frames"])]
     predicted = model.build_predictor(network).predict_on_batch(np.stack(frames))
     found = read_masks(arguments["out"] / "masks")
-    for frame, probability, mask in zip(frames, predicted, found.values(), strict=True):
+    for frame, probability, mask in list(zip(frames, predicted, found.values(), strict=True))[1:]:
         expected = inference.to_mask(snapping.bilateral(probability[..., 0], frame))
         assert np.mean(mask == expected) > 0.999
 
 
 def test_snap_and_contour_go_together(arguments, contour, parent):
     for flags, message in (
-        ({"snap": "contour"}, "--contour=FILE go together"),
-        ({"contour": contour}, "--contour=FILE go together"),
-        ({"snap": "none", "contour": contour}, "--contour=FILE go together"),
+        ({"snap": "contour"}, "contour=FILE go together"),
+        ({"contour": contour}, "contour=FILE go together"),
+        ({"snap": "none", "contour": contour}, "contour=FILE go together"),
         ({"snap": "contour", "contour": parent}, "holds a foreground network"),
         ({"snap": "contour", "contour": "absent"}, "No model file absent"),
     ):
         with pytest.raises(InputError, match=message):
             run({**arguments, **flags})
-        assert not arguments["out"].exists() or not list(arguments["out"].iterdir())
+        assert_nothing_written(arguments["out"])
 
 
 def test_video_in(arguments, tmp_path):
@@ -236,15 +246,15 @@ def test_video_in(arguments, tmp_path):
 
 def test_a_second_annotated_frame(arguments, bear):
     flags = [f"--{name}={value}" for name, value in arguments.items()]
-    flags.append(f"--mask=00002:{bear.frames[2].mask}")
-    args = cli.parse(segment.FLAGS, flags)
-    annotated = segment._annotations(args, video.open_frames(args.frames))
-    assert list(annotated) == ["00000", "00002"]
-    image, mask = annotated["00002"]
-    np.testing.assert_array_equal(mask, video.read_mask(bear.frames[2].mask))
-    assert image.shape == (HEIGHT, WIDTH, 3)
-    with pytest.raises(InputError, match="00000"):
-        segment.main(cli.parse(segment.FLAGS, [*flags, f"--mask=00000:{bear.frames[0].mask}"]))
+    for name in ("00002", "2"):
+        given = [*flags, f"--mask={name}:{bear.frames[2].mask}", "--overwrite"]
+        segment.main(cli.parse(segment.FLAGS, given))
+        masks = read_masks(arguments["out"] / "masks")
+        for frame in (bear.frames[0], bear.frames[2]):
+            np.testing.assert_array_equal(masks[frame.name], video.read_mask(frame.mask))
+    for again in ("", "00000:", "0:"):
+        with pytest.raises(InputError, match="Two masks annotate frame '00000'"):
+            segment.main(cli.parse(segment.FLAGS, [*flags, f"--mask={again}{bear.frames[0].mask}"]))
 
 
 def test_object_of_a_palette_mask(arguments, tmp_path):
@@ -254,10 +264,15 @@ def test_object_of_a_palette_mask(arguments, tmp_path):
     picture.putdata(labels.ravel().tolist())
     picture.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])
     picture.save(tmp_path / "palette.png")
-    flags = {**arguments, "mask": tmp_path / "palette.png", "object": 2}
-    args = cli.parse(segment.FLAGS, [f"--{name}={value}" for name, value in flags.items()])
-    ((_, mask),) = segment._annotations(args, video.open_frames(args.frames)).values()
-    assert mask.sum() == 100
+    run({**arguments, "mask": tmp_path / "palette.png", "object": 2})
+    np.testing.assert_array_equal(read_masks(arguments["out"] / "masks")["00000"], labels == 2)
+
+
+def assert_nothing_written(out):
+    assert not out.exists() or not list(out.iterdir())
+    assert not out.parent.exists() or not [
+        path.name for path in out.parent.iterdir() if path.name.startswith(".")
+    ]
 
 
 def make(kind, tmp_path):
@@ -296,11 +311,11 @@ def make(kind, tmp_path):
         ("mask", "shades.png", "holds"),
         ("parent", "absent", "No model file"),
         ("parent", "text.keras", "not a .keras file"),
-        ("out", "file", "output folder"),
-        ("updates", -1, "--updates"),
-        ("budget", 0, "--budget"),
-        ("frozen", 2, "--frozen needs --views"),
-        ("height", 0, "--height"),
+        ("out", "text.file", "output folder"),
+        ("updates", -1, "updates must be"),
+        ("budget", 0, "budget must be"),
+        ("frozen", 2, "frozen needs views"),
+        ("height", 0, "height must be"),
         ("object", 7, "--object"),
     ],
 )
@@ -309,8 +324,7 @@ def test_refused_with_a_message_and_nothing_written(arguments, tmp_path, flag, v
         value = make(value, tmp_path)
     with pytest.raises(InputError, match=message):
         run({**arguments, flag: value})
-    out = arguments["out"]
-    assert not out.exists() or not list(out.iterdir())
+    assert_nothing_written(arguments["out"])
 
 
 def test_nothing_to_learn_from(arguments):
@@ -334,3 +348,117 @@ def test_exit_status_of_a_users_mistake(arguments):
 def test_missing_flags_are_named():
     with pytest.raises(InputError, match=r"Wanted --mask, --out as well"):
         segment.main(cli.parse(segment.FLAGS, ["--frames=x"]))
+
+
+# --- nothing of the user's is lost ----------------------------------------------------------------
+
+
+def test_results_of_other_flags_are_replaced_only_where_that_is_said(arguments, capsys):
+    out = arguments["out"]
+    run(arguments)
+    before = read_all(out)
+    run(arguments)  # the same command again is fine
+    assert "holds these results already" in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"made with another seed.*--overwrite"):
+        run({**arguments, "seed": 1})
+    other = shutil.copytree(arguments["frames"], out.parent / "another_video")
+    with pytest.raises(InputError, match=r"made with another frames.*--overwrite"):
+        run({**arguments, "frames": other})
+    assert read_all(out) == before
+    (out / "notes.txt").write_text("mine")
+    run({**arguments, "seed": 1, "overwrite": True})
+    assert json.loads((out / "run.json").read_text())["flags"]["seed"] == 1
+    assert (out / "notes.txt").read_text() == "mine"
+
+
+def test_a_run_that_fails_leaves_the_earlier_result(arguments, monkeypatch):
+    run(arguments)
+    before = read_all(arguments["out"])
+    monkeypatch.setattr(video, "write_mask", lambda *_: (_ for _ in ()).throw(OSError("full")))
+    with pytest.raises(OSError, match="full"):
+        run({**arguments, "seed": 1, "overwrite": True})
+    assert read_all(arguments["out"]) == before
+
+
+def test_a_corrected_mask_in_the_results_stays_as_it_was_drawn(arguments, bear, capsys):
+    """The README's loop: correct OUT/masks/00002.png, and give it as well."""
+    out = arguments["out"]
+    run(arguments)
+    corrected = out / "masks" / "00002.png"
+    Image.fromarray(video.read_mask(bear.frames[2].mask) * 255).save(corrected, compress_level=1)
+    drawn = corrected.read_bytes()
+    flags = [f"--{name}={value}" for name, value in arguments.items()]
+    flags.append(f"--mask=00002:{corrected}")
+    with pytest.raises(InputError, match="made with another mask"):
+        segment.main(cli.parse(segment.FLAGS, flags))
+    segment.main(cli.parse(segment.FLAGS, [*flags, "--overwrite"]))
+    assert corrected.read_bytes() == drawn
+    segment.main(cli.parse(segment.FLAGS, flags))
+    assert "holds these results already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flag", ["mask", "parent", "frames"])
+def test_inputs_among_the_results_are_not_written_over(arguments, bear, flag):
+    out = arguments["out"]
+    run(arguments)
+    inside = {
+        "mask": out / "masks" / "drawn.png",
+        "parent": out / "specialist.keras",
+        "frames": out / "masks",
+    }[flag]
+    if flag == "mask":
+        Image.open(bear.frames[0].mask).convert("RGB").save(inside)
+    before = read_all(out)
+    with pytest.raises(InputError, match=r"whose content would be replaced"):
+        run({**arguments, flag: inside, "overwrite": True})
+    assert read_all(out) == before
+
+
+def test_a_folder_of_somebody_else_is_refused(arguments):
+    masks = arguments["out"] / "masks"
+    masks.mkdir(parents=True)
+    (masks / "00000.png").write_bytes(b"annotated by hand")
+    for overwrite in (False, True):
+        with pytest.raises(InputError, match=r"did not make \(masks\)"):
+            run({**arguments, "overwrite": overwrite})
+    assert (masks / "00000.png").read_bytes() == b"annotated by hand"
+
+
+def test_where_no_rename_can_go(arguments, monkeypatch):
+    arguments["out"].mkdir()
+    monkeypatch.chdir(arguments["out"])
+    with pytest.raises(InputError, match=r"holds the current folder\. Name a folder in it"):
+        run({**arguments, "out": "."})
+
+
+def test_the_specialist_of_a_killed_run_is_used(arguments, capsys, monkeypatch):
+    def fail(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(video, "write_mask", fail)
+        with pytest.raises(KeyboardInterrupt):
+            run(arguments)
+    assert not arguments["out"].exists()
+    with monkeypatch.context() as patch:
+        patch.setattr("osvos_tf.one_shot.learn", fail)
+        run(arguments)
+    assert "has been learned before" in capsys.readouterr().out
+    assert json.loads((arguments["out"] / "run.json").read_text())["updates"] == 2
+
+
+def test_masks_without_an_object_are_said(arguments, capsys):
+    run({**arguments, "threshold": 1.0, "snap": "none"})
+    said = capsys.readouterr().out
+    assert "No object was found in 3 of 4 frames: 00001 to 00003." in said
+    record = json.loads((arguments["out"] / "run.json").read_text())
+    assert [frame["area"] for frame in record["found"].values()] == [256, 0, 0, 0]
+    assert [frame["confidence"] for frame in record["found"].values()] == [1, 0, 0, 0]
+
+
+def read_all(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
