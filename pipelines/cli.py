@@ -434,9 +434,7 @@ def _stoppable() -> Iterator[None]:
     def retry(lost: sys.UnraisableHookArgs) -> None:
         if not (_came and isinstance(lost.exc_value, (KeyboardInterrupt, SystemExit))):
             sys.__unraisablehook__(lost)
-        elif (
-            at_work
-        ):  # it came where Python drops it, such as in a destructor: once more, elsewhere
+        elif at_work:  # Python drops it in destructors and the like: once more, elsewhere
             threading.Timer(0.05, again).start()
 
     def again() -> None:
@@ -506,4 +504,6 @@ def _exit(name: str, message: str, status: int) -> NoReturn:
         sys.stdout.flush()
     except OSError:  # Python would try again as it ends, and complain
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if _came:  # everything has come to its end; threads that still run would be waited for
+        os._exit(status)
     sys.exit(status)
