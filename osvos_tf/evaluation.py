@@ -54,7 +54,7 @@ def evaluate(masks: Masks, truth: Masks) -> Scores:
         )
     void = expected == video.VOID
     scores = metrics.sequence_scores(found == 1, expected == 1, void if void.any() else None)
-    return Scores(scores.J.mean(), scores.F.mean(), scores.T)
+    return Scores(float(scores.J.mean()), float(scores.F.mean()), scores.T)
 
 
 def _folder(masks: Masks) -> pathlib.Path | None:

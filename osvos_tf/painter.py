@@ -172,8 +172,7 @@ def paint_davis(
     _require_in_range("train", train, 0, len(_TRAIN.colours) * len(_TRAIN.outlines))
     _require_in_range("val", val, 0, len(_VAL.colours) * len(_VAL.outlines))
     _require_in_range("frames", frames, 1, 100_000)
-    _require_in_range("height", size[0], 32, 10_000)
-    _require_in_range("width", size[1], 32, 10_000)
+    _require_size(size)
     root = ensure_writable(root)
     lists: dict[str, list[str]] = {}
     for number, (name, split, count) in enumerate((("train", _TRAIN, train), ("val", _VAL, val))):
@@ -184,6 +183,35 @@ def paint_davis(
             pictures = _paint_sequence(split, look, frames, size, rng)
             lists[name] += _write_sequence(root, f"{look.colour}-{look.outline}", pictures)
     _write_lists(root, lists)
+
+
+def paint_video(
+    *, frames: int = 16, size: tuple[int, int] = (96, 160), seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Paints one video of an object that is in no training split, with the truth.
+
+    Args:
+        frames: how many.
+        size: (height, width) in pixels, each at least 32.
+        seed: another seed paints another video.
+
+    Returns:
+        `(frames, masks)`: uint8 RGB [frames, height, width, 3] and bool [frames, height, width].
+
+    Raises:
+        InputError: a number is out of range.
+    """
+    _require_in_range("frames", frames, 1, 100_000)
+    _require_size(size)
+    (look,) = _cast(_VAL, 1, np.random.default_rng((seed, 1)))
+    pictures = _paint_sequence(_VAL, look, frames, size, np.random.default_rng((seed, 1, 0)))
+    images, masks = zip(*pictures, strict=True)
+    return np.stack(images), np.stack(masks) > 0
+
+
+def _require_size(size: tuple[int, int]) -> None:
+    for side, length in zip(("height", "width"), size, strict=True):
+        _require_in_range(side, length, 32, 10_000)
 
 
 def _require_in_range(name: str, value: int, low: int, high: int) -> None:
@@ -459,7 +487,7 @@ def _paint_blob(picture: np.ndarray, blob: _Blob, pose: _Pose, blur: float = 0.0
     placement = _skin_to_picture(blob, pose)
     placement[:, 2] -= corner
     skin = cv2.warpAffine(blob.skin, placement, (width, height), borderMode=cv2.BORDER_REFLECT)
-    skin *= (0.70 + 0.30 * np.sqrt(np.minimum(depth, 1)))[..., None]
+    skin = skin * (0.70 + 0.30 * np.sqrt(np.minimum(depth, 1)))[..., None]
     if blur > 0:
         shape, skin = (cv2.GaussianBlur(plane, (0, 0), blur) for plane in (shape, skin))
     alpha[window] = _blend(picture[window], skin, shape)
