@@ -33,20 +33,19 @@ class Quick(specialist.Specialist):
 def install(monkeypatch):
     """Puts these specialists in the place of real ones; returns a list that trainings add to."""
     trainings = []
-    weights = b"weights"
 
     def learn(network, frames, masks, stage, **options):
         trainings.append(stage)
         return training.History(updates=2, seconds=0.0, losses=((1, 0.5), (2, 0.25)))
 
     def load_model(path):
-        if not pathlib.Path(path).read_bytes().startswith(weights):
+        if pathlib.Path(path).read_bytes().startswith(b"damaged"):
             raise InputError(f"{path} is damaged.")
         return types.SimpleNamespace(name="foreground")
 
     def save_model(network, path):
         # A training leaves a file of its own, as a real one does.
-        pathlib.Path(path).write_bytes(weights + str(len(trainings)).encode())
+        pathlib.Path(path).write_text(f"weights of training {len(trainings)}")
 
     monkeypatch.setattr(specialist, "Specialist", Quick)
     monkeypatch.setattr(one_shot, "learn", learn)

@@ -7,15 +7,30 @@ import os
 import pathlib
 import re
 import signal
+import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
+import quick_specialist
 from commands import SECONDS, in_background, wait_for
 
-from osvos_tf import davis, dispatch, files, model, video, worklist
+from osvos_tf import (
+    davis,
+    dispatch,
+    engines,
+    files,
+    model,
+    options,
+    specialist,
+    video,
+    video_job,
+    worker,
+    worklist,
+)
 from osvos_tf.errors import InputError
-from pipelines import cli, engines, evaluate, segment, segment_dataset, sequence_worker
+from pipelines import cli, evaluate, segment, segment_dataset
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 JOB = REPOSITORY / "deploy" / "segment_dataset.job.yaml"
@@ -49,15 +64,16 @@ class InThisProcess:
     slots = 1
     given: tuple = ()
 
-    def __init__(self, workers, cpus, job, timeout=None):
-        self._job = job
+    def __init__(self, workers, cpus, timeout=None):
+        pass
 
     def start(self, slot, is_wanted):
         return self
 
-    def run(self, item):
-        InThisProcess.given += (item.name,)
-        return sequence_worker.segment_sequence(item, **self._job)
+    def run(self, job):
+        InThisProcess.given += (pathlib.Path(job.out).name,)
+        job = video_job.VideoJob.from_json(json.loads(json.dumps(job.as_json())))
+        return json.loads(json.dumps(worker.segment_sequence(job)))
 
     def close(self):
         pass
@@ -78,21 +94,8 @@ def run(monkeypatch):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Puts a stand-in in `segment`'s place: the given mask for each frame, nothing learned."""
-
-    def main(args):
-        frames = video.open_frames(args.frames)
-        mask = video.read_mask(args.mask[0])
-        segment._stage(args)
-        masks = pathlib.Path(args.out) / "masks"
-        masks.mkdir(parents=True)
-        for name in frames.names:
-            video.write_mask(masks / f"{name}.png", mask)
-        record = {"frames": len(frames.names), "size": list(frames.size), "updates": args.updates}
-        record.update(flags={"out": args.out}, seconds={})
-        files.write_json(masks.parent / "run.json", record)
-
-    monkeypatch.setattr(segment, "main", main)
+    """Specialists that learn in no time; returns a list that trainings add to."""
+    return quick_specialist.install(monkeypatch)
 
 
 def to_flags(arguments):
@@ -119,6 +122,14 @@ def read_masks(folder):
     return {path.name: path.read_bytes() for path in sorted((folder / "masks").iterdir())}
 
 
+def content(folder):
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def hidden(folder):
+    return sorted(path.name for path in folder.iterdir() if path.name.startswith("."))
+
+
 # --- its flags ------------------------------------------------------------------------------------
 
 
@@ -131,18 +142,33 @@ def test_the_flags_of_segment_are_its_own():
 
 
 def test_flags_reach_segment(arguments):
-    flags = {**arguments, "threshold": 0.1 + 0.2, "probabilities": "false", "contour": "a b.keras"}
-    args = cli.parse(segment_dataset.FLAGS, [*to_flags(flags), "--snap=none"])
+    """A sequence's job is the one that `segment` makes of the same flags."""
+    flags = {
+        **arguments,
+        "threshold": 0.1 + 0.2,
+        "probabilities": "true",
+        "overwrite": "true",
+        "contour": "a b.keras",
+        "snap": "contour",
+        "follow": "false",
+        "budget": 7,
+    }
     item = worklist.Item("bear", "frames", ("a.png", "00002:b.png"))
-    parsed = sequence_worker.parse(item, segment_dataset._arguments(args), "folder")
-    for name in set(segment.FLAGS) - {"frames", "mask", "out"}:
-        assert parsed[name].value == args[name].value
-    assert parsed.threshold == 0.1 + 0.2 and parsed.contour == "a b.keras"
-    assert (parsed.frames, parsed.mask, parsed.out) == (
-        "frames",
-        ["a.png", "00002:b.png"],
-        "folder",
-    )
+    args = cli.parse(segment_dataset.FLAGS, to_flags(flags))
+    (job,) = segment_dataset._make_jobs(args, [item])
+    shared = {name: flags[name] for name in flags if name in segment.FLAGS}
+    own = ["--frames=frames", "--mask=a.png", "--mask=00002:b.png"]
+    alone = cli.parse(segment.FLAGS, [*to_flags(shared), *own, f"--out={args.out}/bear"])
+    assert job == segment.make_job(alone)
+    assert job.segment.threshold == 0.1 + 0.2 and job.segment.contour == "a b.keras"
+    assert (job.frames, job.masks) == ("frames", ("a.png", "00002:b.png"))
+    assert job.probabilities and job.overwrite and job.learn.budget == 7
+
+
+def test_every_option_has_a_flag():
+    for kind in (options.LearnOptions, options.SegmentOptions):
+        args = cli.parse(segment.FLAGS, ["--frames=f", "--mask=m.png", "--out=o"])
+        assert cli.read_options(kind, args) == kind()
 
 
 @pytest.mark.parametrize(
@@ -159,6 +185,8 @@ def test_flags_reach_segment(arguments):
         ({"shard": "-1/2"}, "--shard=i/n"),
         ({"parent": "absent.keras"}, "--parent: no model file absent.keras"),
         ({"timeout": 0}, "--timeout must be above 0"),
+        ({"updates": -1}, "updates must be 0 or more"),
+        ({"snap": "contour"}, "contour=FILE go together"),
     ],
 )
 def test_refused_before_anything_is_written(run, arguments, flags, message):
@@ -186,9 +214,11 @@ def test_a_split(run, arguments, fake_davis, capsys):
     for name in ("bear", "goat"):
         assert list(read_masks(out / name)) == FRAMES
         assert {path.name for path in (out / name).iterdir()} == {
+            "annotations",
             "masks",
             "overlay.mp4",
             "run.json",
+            "specialist.json",
             "specialist.keras",
         }
         assert json.loads((out / name / "run.json").read_text())["flags"]["out"] == str(out / name)
@@ -217,7 +247,9 @@ def test_the_masks_are_those_of_segment(run, arguments, fake_davis, tmp_path):
     assert read_masks(tmp_path / "alone") == read_masks(arguments["out"] / "bear")
 
 
-def test_what_is_damaged_or_made_otherwise_is_done_again(run, quick, arguments, parent, capsys):
+def test_what_is_damaged_is_done_again_by_the_specialist_that_lies_there(
+    run, quick, arguments, capsys
+):
     out = arguments["out"]
     run(arguments)
     expected = {name: read_masks(out / name) for name in ("bear", "goat")}
@@ -227,16 +259,54 @@ def test_what_is_damaged_or_made_otherwise_is_done_again(run, quick, arguments, 
     assert "goat is done again" in capsys.readouterr().err
     (out / "bear" / "masks" / "00003.png").unlink()
     assert run(arguments) == ["bear"]
-    (out / "bear" / "run.json").unlink()
-    assert run(arguments) == ["bear"]
+    assert len(quick) == 2  # trainings, one for each sequence
+    (out / "bear" / "specialist.keras").write_bytes(b"damaged")
+    (out / "bear" / "masks" / "00003.png").unlink()
+    assert run(arguments) == ["bear"] and len(quick) == 3
     assert {name: read_masks(out / name) for name in ("bear", "goat")} == expected
-    assert not [path for path in out.iterdir() if path.name.startswith(".")]
+    assert hidden(out) == [] and run(arguments) == []
 
-    assert run({**arguments, "seed": 1}) == ["bear", "goat"]
+
+def test_what_is_made_otherwise_is_done_again_where_the_user_says_so(run, quick, arguments, parent):
+    out = arguments["out"]
+    run(arguments)
+    before = content(out)
     other = out.parent / "other.keras"
     other.write_bytes(parent.read_bytes())
-    assert run({**arguments, "seed": 1, "parent": other}) == []  # the same weights
-    assert run({**arguments, "seed": 1, "parent": "random"}) == ["bear", "goat"]
+    assert run({**arguments, "parent": other}) == []  # the same weights
+    for flags, what in (({"seed": 1}, "seed"), ({"parent": "random"}, "parent")):
+        with pytest.raises(
+            InputError,
+            match=rf"'{out / 'bear'}' holds .* another {what}\..*--overwrite.*with 1 more",
+        ):
+            run({**arguments, **flags})
+        assert content(out) == before
+        assert run({**arguments, **flags, "overwrite": "true"}) == ["bear", "goat"]
+        assert run({**arguments, **flags, "overwrite": "true"}) == []
+        before = content(out)
+        arguments.update(flags)
+
+
+@pytest.mark.parametrize("record", [None, "{", '{"sequences": 3}'])
+def test_folders_of_somebody_else_are_refused_before_any_work(
+    run, quick, arguments, fake_davis, tmp_path, record
+):
+    out = arguments["out"]
+    flags = {**arguments, **write_list(tmp_path / "list.txt", fake_davis), "overwrite": "true"}
+    for name in ("goat", "swan"):
+        (out / name / "masks").mkdir(parents=True)
+        (out / name / "masks" / "00000.png").write_bytes(b"my annotation")
+        (out / name / "notes.txt").write_text("mine")
+        if record is not None:
+            (out / name / "run.json").write_text(record)
+    before = content(out)
+    with pytest.raises(
+        InputError, match=rf"'{out / 'goat'}' holds what this .* \(masks, notes.*with 1 more"
+    ):
+        run(flags)
+    assert InThisProcess.given == () and content(out) == before
+    assert {path.name for path in out.iterdir()} == {"goat", "swan"}
+    assert run({**flags, "sequences": "bear"}) == ["bear"]
 
 
 def test_the_parent_that_comes_with_the_package_is_known_by_its_content(
@@ -248,7 +318,9 @@ def test_the_parent_that_comes_with_the_package_is_known_by_its_content(
     other = arguments["out"].parent / "other.keras"
     other.write_bytes(parent.read_bytes() + b"another version")
     monkeypatch.setattr(files, "COMPACT_PARENT", other)
-    assert run(flags) == ["bear", "goat"]
+    with pytest.raises(InputError, match="another parent"):
+        run(flags)
+    assert run({**flags, "overwrite": "true"}) == ["bear", "goat"]
 
 
 def test_a_lost_line_is_written_again(run, quick, arguments):
@@ -271,6 +343,7 @@ def test_a_broken_sequence_is_tried_twice_and_reported_while_others_go_on(
     assert InThisProcess.given == ("bear", "goat", "swan", "goat")
     out = arguments["out"]
     assert {path.name for path in out.iterdir()} == {"bear", "swan", "results.jsonl"}
+    assert hidden(out) == []
     last = read_lines(out)[-1]
     assert (last["sequence"], last["status"], last["attempts"]) == ("goat", "failed", 2)
     assert "bad.png" in last["error"]
@@ -282,21 +355,36 @@ def test_a_broken_sequence_is_tried_twice_and_reported_while_others_go_on(
 
 
 def test_a_fault_of_ours_is_reported_with_its_trace(run, arguments, monkeypatch):
-    def fail(args):
-        pathlib.Path(args.out).mkdir()
+    def fail(*_):
         raise RuntimeError("not foreseen")
 
-    monkeypatch.setattr(segment, "main", fail)
+    monkeypatch.setattr(specialist, "learn_from", fail)
     with pytest.raises(cli.Unfinished, match=r"2 of 2 .*RuntimeError: not foreseen"):
         run(arguments)
     assert "Traceback" in read_lines(arguments["out"])[0]["trace"]
     assert [path.name for path in arguments["out"].iterdir()] == ["results.jsonl"]
 
 
-def test_a_mistake_in_the_flags_ends_it(run, quick, arguments):
-    with pytest.raises(InputError, match="--updates must be 0 or more"):
-        run({**arguments, "updates": -1})
+def test_a_mistake_in_the_flags_ends_it(run, quick, arguments, tmp_path):
+    parent = tmp_path / "no_network"
+    parent.write_text("damaged")
+    with pytest.raises(InputError, match=r"no_network.* \(Both of the first two sequences failed"):
+        run({**arguments, "parent": parent})
     assert len(InThisProcess.given) == 4
+
+
+def test_what_was_not_found_is_said(run, quick, arguments, monkeypatch, capsys):
+    def find(specialist, name, options):
+        mask = specialist.annotations[0].mask == 1
+        return mask & (name != "00002")
+
+    monkeypatch.setattr(quick_specialist.Quick, "find", find)
+    for _ in range(2):  # also of results that were whole before
+        run(arguments)
+        said = capsys.readouterr().out
+        for name in ("bear", "goat"):
+            assert f"{name}: No object was found in 1 of 4 frames: 00002." in said
+    assert all("00002" in line["remarks"][0] for line in read_lines(arguments["out"]))
 
 
 def test_shards(run, quick, arguments, fake_davis, tmp_path):
@@ -356,7 +444,7 @@ def test_two_workers_that_are_killed_once_equal_one(start, arguments, fake_davis
     assert "Traceback" not in said
 
     pair = start(two)
-    wait_for(lambda: list(tmp_path.glob("b/.*.*")), pair)  # a sequence is under way
+    wait_for(lambda: list(tmp_path.glob("b/.*.unfinished")), pair)  # a sequence is under way
     for pid in workers_of(pair):
         os.kill(pid, signal.SIGKILL)
     _, said = pair.communicate(timeout=SECONDS)
@@ -374,7 +462,33 @@ def test_two_workers_that_are_killed_once_equal_one(start, arguments, fake_davis
         networks = (model.load_model(tmp_path / o / name / "specialist.keras") for o in "ab")
         for ours, theirs in zip(*(network.get_weights() for network in networks), strict=True):
             np.testing.assert_array_equal(ours, theirs)
-    assert not list(tmp_path.glob("b/.*"))
+    assert hidden(tmp_path / "b") == []
+
+
+@needs_proc
+@pytest.mark.slow
+def test_a_sequence_whose_worker_is_killed_goes_on_from_what_it_has_learned(
+    start, arguments, fake_davis
+):
+    """While masks are written: the next worker only finds, and does not learn."""
+    frames = fake_davis / "JPEGImages/480p/bear"
+    for number in range(4, 200):
+        os.link(frames / f"{number % 4:05d}.jpg", frames / f"{number:05d}.jpg")
+    flags = {**arguments, "split": None, "davis": None, "list": fake_davis / "list.txt"}
+    flags["list"].write_text(f"{frames} {fake_davis / 'Annotations/480p/bear/00000.png'}\n")
+    out, draft = arguments["out"], arguments["out"] / ".bear.unfinished"
+    process = start(flags)
+    wait_for(lambda: list(draft.glob("masks/*.png")), process)
+    (pid,) = workers_of(process)
+    os.kill(pid, signal.SIGKILL)
+    learned = (draft / "specialist.keras").stat()
+    assert not (out / "bear").exists()
+    _, said = process.communicate(timeout=SECONDS)
+    assert process.returncode == 0, said
+    assert "bear is tried again: Its worker ended with signal SIGKILL." in said
+    assert read_lines(out)[-1]["attempts"] == 2
+    assert len(read_masks(out / "bear")) == 200 and hidden(out) == []
+    assert os.path.samestat((out / "bear" / "specialist.keras").stat(), learned)
 
 
 @pytest.mark.slow
@@ -384,26 +498,31 @@ def test_a_sequence_that_hangs_costs_its_attempts_and_a_worker_each(
 ):
     os.mkfifo(tmp_path / "pipe.png")
     frames = str(fake_davis / "JPEGImages/480p/bear")
-    items = [
-        worklist.Item("hanging", frames, (str(tmp_path / "pipe.png"),)),
-        worklist.Item("broken", frames, (str(tmp_path / "absent.png"),)),
-    ]
     args = cli.parse(segment_dataset.FLAGS, to_flags(arguments))
-    job = {"arguments": segment_dataset._arguments(args), "out": str(tmp_path)}
-    engine = engines.Processes(1, 1, job, timeout=4)
+    jobs = segment_dataset._make_jobs(
+        args,
+        [
+            worklist.Item("hanging", frames, (str(tmp_path / "pipe.png"),)),
+            worklist.Item("broken", frames, (str(tmp_path / "absent.png"),)),
+        ],
+    )
+    engine = engines.Processes(1, 1, timeout=4)
     started = []
 
     def start(slot, is_wanted):
         started.append(engine.start(slot, is_wanted))
         return started[-1]
 
-    outcomes = {outcome.job.name: outcome for outcome in dispatch.run(items, start, 1)}
+    outcomes = {
+        pathlib.Path(outcome.job.out).name: outcome for outcome in dispatch.run(jobs, start, 1)
+    }
     assert outcomes["hanging"].attempts == outcomes["broken"].attempts == 2
     assert outcomes["hanging"].reply["error"] == "No result after 4 s; its worker was ended."
     assert "absent.png" in outcomes["broken"].reply["error"]
     # hanging, broken, hanging, broken: each hang cost a process.
     assert len(started) == 3
     assert all(worker._process.poll() is not None for worker in started)
+    assert not arguments["out"].exists()
 
 
 @needs_proc
@@ -412,30 +531,31 @@ def test_a_sequence_that_hangs_costs_its_attempts_and_a_worker_each(
 def test_stopped_it_leaves_what_is_whole_and_goes_on_from_there(start, arguments, number, status):
     out = arguments["out"]
     process = start({**arguments, "updates": 3})
-    wait_for(lambda: (out / "bear").is_dir() and list(out.glob(".goat.*")), process)
-    (worker,) = workers_of(process)
+    wait_for(lambda: (out / "bear").is_dir() and list(out.glob(".goat.unfinished")), process)
+    (pid,) = workers_of(process)
     process.send_signal(number)
     _, said = process.communicate(timeout=SECONDS)
     assert process.returncode == status, said
     assert "Traceback" not in said
-    assert not is_running(worker)
-    assert {path.name for path in out.iterdir()} <= {"bear", "results.jsonl"}
+    assert not is_running(pid)
+    assert {path.name for path in out.glob("[!.]*")} <= {"bear", "results.jsonl"}
     before = (out / "bear" / "run.json").read_bytes()
     if number == signal.SIGINT:
         again = start({**arguments, "updates": 3})
         said, _ = again.communicate(timeout=SECONDS)
         assert again.returncode == 0 and "1 done in" in said and "1 whole before" in said
         assert (out / "bear" / "run.json").read_bytes() == before
+        assert hidden(out) == []
 
 
 @needs_proc
 @pytest.mark.slow
 def test_workers_do_not_outlive_a_killed_command(start, arguments):
     process = start(arguments)
-    (worker,) = wait_for(lambda: workers_of(process), process)
+    (pid,) = wait_for(lambda: workers_of(process), process)
     wait_for(lambda: list(arguments["out"].glob(".bear.*")), process)
     process.kill()
-    wait_for(lambda: not is_running(worker))
+    wait_for(lambda: not is_running(pid))
 
 
 @pytest.mark.slow
@@ -446,12 +566,82 @@ def test_exit_status_of_a_users_mistake(start, arguments):
     assert said.startswith("segment_dataset: Wanted --shard=i/n") and "Traceback" not in said
 
 
+# --- what lies in the current folder --------------------------------------------------------------
+
+DRUM = """
+import sys
+sys.stdout.write('{"level": "info"}\\nnot a line of JSON\\n[1]\\n{"ready": ')
+sys.stdout.flush()
+"""
+INSTALLED = pathlib.Path(sys.executable).with_name("osvos-segment-dataset")
+
+
+@pytest.fixture
+def start_elsewhere(tmp_path):
+    """Starts the installed command in a folder of its own, with this text in modules of our names.
+
+    `site` is the text of a `sitecustomize.py`, which Python runs before anything else.
+    """
+    if not INSTALLED.exists():
+        pytest.skip("the package is not installed: no console scripts")
+
+    def start(arguments, text, site=""):
+        folder = tmp_path / "elsewhere"
+        for name in ("pipelines", "osvos_tf", "numpy"):
+            (folder / name).mkdir(parents=True)
+            (folder / name / "__init__.py").write_text(text)
+        (folder / "json.py").write_text(text)
+        (tmp_path / "site").mkdir()
+        (tmp_path / "site" / "sitecustomize.py").write_text(site)
+        return subprocess.run(
+            [INSTALLED, *to_flags(arguments)],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+        )
+
+    return start
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("text", "site"),
+    [("", DRUM), ("print('{\"ready\": true}')", "print('hello')"), ("raise ImportError('no')", "")],
+    ids=["empty", "prints", "raises"],
+)
+def test_modules_of_our_names_do_not_matter(start_elsewhere, arguments, text, site):
+    """Nor does what is printed before a worker is ready: JSON, or half a line of it."""
+    done = start_elsewhere({**arguments, "updates": 0, "sequences": "goat"}, text, site)
+    assert done.returncode == 0, done.stderr
+    assert "1 done in" in done.stdout
+    (line,) = read_lines(arguments["out"])
+    assert (line["status"], line["frames"], line["attempts"]) == ("done", 4, 1)
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_at_its_start_is_told(start_elsewhere, arguments):
+    site = """
+import os, sys
+if "-c" in sys.orig_argv:
+    print("no room here", flush=True)
+    os._exit(7)
+"""
+    began = time.monotonic()
+    done = start_elsewhere(arguments, "", site)
+    assert done.returncode == 3
+    assert "Its worker ended with status 7. It wrote:" in done.stderr
+    assert "no room here" in done.stderr and "Traceback" not in done.stderr
+    assert time.monotonic() - began < 60  # most of it for starting the command itself
+
+
 # --- Ray ------------------------------------------------------------------------------------------
 
 
 def test_without_ray_the_message_says_what_to_install(arguments, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(InputError, match=r"osvos_tf\[distributed\]"):
+    with pytest.raises(InputError, match="pip install ray"):
         segment_dataset.main(
             cli.parse(segment_dataset.FLAGS, to_flags({**arguments, "ray": "local"}))
         )
@@ -460,7 +650,7 @@ def test_without_ray_the_message_says_what_to_install(arguments, monkeypatch):
 def test_a_ray_address_where_nothing_listens(arguments):
     pytest.importorskip("ray", reason="Ray is not installed: pip install osvos_tf[distributed]")
     for address in ("127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:99999"):
-        with pytest.raises(InputError, match=f"No Ray cluster at --ray={address}"):
+        with pytest.raises(InputError, match=f"No Ray cluster at ray={address}"):
             segment_dataset.main(
                 cli.parse(segment_dataset.FLAGS, to_flags({**arguments, "ray": address}))
             )
@@ -478,7 +668,7 @@ def test_a_ray_node_is_killed_halfway(start, arguments, fake_davis, tmp_path):
         flags = {**arguments, **write_list(tmp_path / "list.txt", fake_davis), "updates": 20}
         process = start({**flags, "ray": cluster.address})
         out = arguments["out"]
-        wait_for(lambda: len(list(out.glob(".*.*"))) == 2, process)
+        wait_for(lambda: len(list(out.glob(".*.unfinished"))) == 2, process)
         cluster.remove_node(nodes[1], allow_graceful=False)
         said = process.communicate(timeout=SECONDS)
         assert process.returncode == 0, said
