@@ -2,7 +2,8 @@
 
 Either leaves its model, `checkpoints/`, TensorBoard `summaries/` and `flags.json` in the work
 folder. A run that was stopped goes on from its last checkpoint when the same command is given
-again.
+again. What is in the folder and was not made by that command is never replaced, and while one run
+writes to it, no other one does.
 """
 
 import contextlib
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from osvos_tf import recipes
+from osvos_tf import recipes, results
 from osvos_tf.errors import InputError
 from osvos_tf.files import (
     COMPACT_PARENT,
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from osvos_tf import tfrecord
 
 _SETTINGS = "flags.json"  # beside the checkpoints
+_CHECKPOINTS, _SUMMARIES, _RECORDS = "checkpoints", "summaries", "records"
+_MODELS = ("parent.keras", "contour.keras")  # what either command leaves
 # In the environment: how often in a row this process was started anew without making an update.
 _RESTARTS = "OSVOS_RESTARTS"
 _MOST_RESTARTS = 5
@@ -152,23 +155,57 @@ def train(
         stages = recipes.with_updates(stages, args.updates)
     if args.height is not None:
         stages = tuple(dataclasses.replace(stage, height=args.height) for stage in stages)
-    precision = _earlier_precision(workdir, args, task)
+    with contextlib.ExitStack() as stack:
+        if "TF_CONFIG" not in os.environ:  # else it takes TensorFlow to know which worker writes
+            stack.enter_context(_lock(workdir))
+        _check_place(workdir, args, task)
+        precision = _earlier_precision(workdir, args, task)
+        if (workdir / task.file).exists():
+            updates = _updates(workdir)
+            if updates is None:
+                print(
+                    f"{workdir / task.file} is there already; its checkpoints are gone. To train "
+                    "anew, name another --workdir."
+                )
+                return
+            if updates < stages[-1].last_update:
+                raise InputError(
+                    f"The run in {workdir} is at update {updates} of {stages[-1].last_update}, so "
+                    f"it did not make the {task.file} there. Move that to another place."
+                )
+        _train(args, task, stages, precision, make_records)
 
+
+def _train(
+    args: flags.FlagValues,
+    task: Task,
+    stages: tuple[recipes.Stage, ...],
+    precision: str | None,
+    make_records: Callable[[pathlib.Path], None] | None,
+) -> None:
+    """Trains in a work folder that has proved good; `precision` is that of an earlier run."""
     cli.import_tensorflow()
     from osvos_tf import distribution, input_pipeline, model
 
+    workdir = pathlib.Path(args.workdir)
     addresses, _ = distribution.cluster()
     if args.strategy in ("auto", "multi_worker") and addresses:
         print(f"Waiting for all workers: {', '.join(addresses)}.", flush=True)
     strategy = distribution.make_strategy(args.strategy)
     worker, workers = distribution.worker(strategy)
     _check_share(stages, strategy)
-    records = workdir / "records" if make_records else args.records
-    with _rejoining() if workers > 1 else contextlib.nullcontext():
+    records = workdir / _RECORDS if make_records else args.records
+    with contextlib.ExitStack() as stack:
+        if worker == 0 and "TF_CONFIG" in os.environ:
+            stack.enter_context(_lock(workdir))
+        if workers > 1:
+            stack.enter_context(_rejoining())
+        settings = _settings(args, task)
         if worker == 0:
             remove_leftovers(workdir)
             if make_records and precision is None:
-                make_records(records)
+                write_json(workdir / _SETTINGS, {**settings, "precision": None})  # ours from now on
+                make_records(workdir / _RECORDS)
         distribution.total(strategy, 0)  # the others wait for the records
         # What "auto" chose once holds for the whole run.
         precision = precision or model.choose_precision(args.precision)
@@ -179,7 +216,7 @@ def train(
             records, on_lost=_report_lost if args.skip_corrupt else None
         )
         if worker == 0:
-            write_json(workdir / _SETTINGS, {**_settings(args, task), "precision": precision})
+            write_json(workdir / _SETTINGS, {**settings, "precision": precision})
         with _decoding(records):
             _train_stages(args, task, stages, examples, network, strategy)
         if worker == 0:
@@ -316,25 +353,64 @@ def _settings(args: flags.FlagValues, task: Task) -> dict[str, Any]:
     return {name: args[name].value for name in names}
 
 
-def _earlier_precision(
-    workdir: str | os.PathLike[str], args: flags.FlagValues, task: Task
-) -> str | None:
+def _lock(workdir: pathlib.Path) -> contextlib.AbstractContextManager[None]:
+    return results.lock(workdir / ".lock", workdir)
+
+
+def _updates(workdir: pathlib.Path) -> int | None:
+    """Returns the updates of a run up to its last checkpoint, None where there is none."""
+    names = [path.stem for path in (workdir / _CHECKPOINTS).glob("ckpt-*.index")]
+    return max((int(name[5:]) for name in names if name[5:].isdecimal()), default=None)
+
+
+def _check_place(workdir: pathlib.Path, args: flags.FlagValues, task: Task) -> None:
+    """Looks at the work folder before anything is written.
+
+    Raises:
+        InputError: a run here would write over what the flags name, or over what no run made.
+    """
+    ours = [task.file, _SETTINGS, _CHECKPOINTS, _SUMMARIES, *([_RECORDS] if task.source else [])]
+    for name in {"weights", "records", "bsds", "label_maps", "images"} & set(args):
+        given = args[name].value
+        for place in (workdir / entry for entry in ours):
+            if given and pathlib.Path(os.path.realpath(given)).is_relative_to(
+                os.path.realpath(place)
+            ):
+                raise InputError(
+                    f"--{name}={given} lies where this run would write ({place}). Name another "
+                    "--workdir."
+                )
+    others = sorted(name for name in {*ours, *_MODELS} if _holds_something(workdir / name))
+    if others and _SETTINGS not in others:
+        raise InputError(
+            f"{workdir} holds {', '.join(others)} and no {_SETTINGS}, so this command did not make "
+            "that. Name another --workdir."
+        )
+
+
+def _holds_something(path: pathlib.Path) -> bool:
+    return any(path.iterdir()) if path.is_dir() else os.path.lexists(path)
+
+
+def _earlier_precision(workdir: pathlib.Path, args: flags.FlagValues, task: Task) -> str | None:
     """Returns the precision of the run that the folder holds, None for a fresh start.
 
     Raises:
         InputError: that run had other flags; it can only go on with the same ones.
     """
-    path = pathlib.Path(workdir) / _SETTINGS
-    if not (path.is_file() and any(path.parent.glob("checkpoints/ckpt-*.index"))):
+    path = workdir / _SETTINGS
+    if not path.exists():
         return None
     try:
         before: dict[str, Any] = {**read_json(path)}  # type: ignore[dict-item]  # TypeError is told
         precision = before["precision"]
-    except (ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(
-            f"{path} is damaged ({error}), so the run in {workdir} cannot go on. Name another "
-            "--workdir, or remove this one to start anew."
+            f"{path} is damaged or none of ours ({error!r}), so no run can go on in {workdir}. "
+            "Name another --workdir."
         ) from error
+    if _updates(workdir) is None and not any((workdir / name).exists() for name in _MODELS):
+        return None
     now = _settings(args, task)
     if args.precision != "auto":
         now["precision"] = args.precision

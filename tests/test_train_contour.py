@@ -1,6 +1,7 @@
 """The command `train_contour`: annotated pictures in, a contour network out."""
 
 import json
+import shutil
 
 import cv2
 import pytest
@@ -105,3 +106,41 @@ def test_a_damaged_ground_truth_leaves_nothing_to_go_on_with(bsds, tmp_path):
     draw_bsds(bsds)
     run(bsds=bsds, workdir=tmp_path / "run", updates=1)
     assert (tmp_path / "run" / "contour.keras").is_file()
+
+
+def test_records_of_others_in_the_work_folder_stay(bsds, fake_records, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(fake_records, workdir / "records")
+    before = {path: path.read_bytes() for path in (workdir / "records").iterdir()}
+    with pytest.raises(InputError, match=r"run holds records and no flags\.json"):
+        run(bsds=bsds, workdir=workdir)
+    assert before == {path: path.read_bytes() for path in (workdir / "records").iterdir()}
+
+
+def test_killed_while_records_are_made_it_starts_over(bsds, tmp_path, monkeypatch):
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(tfrecord, "write_json", interrupt)
+        run(bsds=bsds, workdir=tmp_path / "run", updates=1)
+    run(bsds=bsds, workdir=tmp_path / "run")
+    assert (tmp_path / "run" / "contour.keras").is_file()
+
+
+@pytest.mark.parametrize("flag", ["bsds", "label_maps", "images"])
+def test_a_source_where_it_would_write_is_refused(flag, bsds, tmp_path):
+    """`records/` is what the command makes; its content goes whenever they are made anew."""
+    workdir = tmp_path / "run"
+    shutil.move(bsds, workdir / "records" / "mine")
+    source = {flag: workdir / "records" / "mine"}
+    if flag == "images":
+        source = {"label_maps": paint(tmp_path / "DAVIS") / "Annotations", flag: bsds.parent}
+        source[flag] = workdir / "records" / "mine" / "images"
+        shutil.copytree(tmp_path / "DAVIS" / "JPEGImages", source[flag], dirs_exist_ok=True)
+    if flag == "label_maps":
+        source = {flag: paint(workdir / "records" / "DAVIS")}
+    before = sorted(workdir.rglob("*"))
+    with pytest.raises(InputError, match=f"--{flag}=.* lies where this run would write"):
+        run(workdir=workdir, **source)
+    assert sorted(workdir.rglob("*")) == before

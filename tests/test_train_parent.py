@@ -2,6 +2,8 @@
 
 import pathlib
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +15,8 @@ import pytest
 from commands import SECONDS, in_background, wait_for
 
 from osvos_tf import model
+from osvos_tf.errors import InputError
+from pipelines import cli, train_parent
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 
@@ -159,6 +163,117 @@ def test_training_starts_from_vgg16_in_a_file(fake_records, tmp_path):
     assert 0 < moved.max() < 1e-3
 
 
+@pytest.fixture
+def train(monkeypatch):
+    """A function of flags that runs the command in this process, where TensorFlow is at work."""
+    monkeypatch.setattr(cli, "import_tensorflow", lambda: None)
+
+    def train(**flags):
+        train_parent.main(cli.parse(train_parent.FLAGS, to_flags(flags)))
+
+    return train
+
+
+@pytest.fixture
+def flags(fake_records, tmp_path):
+    """A very short training."""
+    return tiny(fake_records, tmp_path / "run", updates=2)
+
+
+def content(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_same_command_again_leaves_the_network_as_it_is(train, flags, tmp_path, capsys):
+    train(**flags)
+    workdir = tmp_path / "run"
+    before = (workdir / "parent.keras").read_bytes()
+    train(**flags)
+    assert (workdir / "parent.keras").read_bytes() == before
+    shutil.rmtree(workdir / "checkpoints")  # to make room
+    with pytest.raises(InputError, match=r"run with other flags: --seed=3 \(now 4\)"):
+        train(**{**flags, "seed": 4})
+    capsys.readouterr()
+    train(**flags)
+    assert "is there already; its checkpoints are gone" in capsys.readouterr().out
+    assert (workdir / "parent.keras").read_bytes() == before
+    assert not (workdir / "checkpoints").exists()
+
+
+def test_two_runs_in_one_folder(start, flags, tmp_path):
+    """The second is told at once, long before TensorFlow is loaded."""
+    workdir = tmp_path / "run"
+    first = start(**{**flags, "updates": 100_000, "checkpoint_seconds": 0})
+    wait_for((workdir / "checkpoints" / "checkpoint").is_file, first)
+    before = (workdir / "flags.json").read_bytes()
+    assert_refused(run(**flags), f"Another run is writing to '{workdir}' right now")
+    assert (workdir / "flags.json").read_bytes() == before
+    first.kill()
+    first.communicate()
+    second = run(**{**flags, "updates": 100_000, "seed": 4})  # the lock ended with its holder
+    assert_refused(second, "run with other flags", "--seed=3 (now 4)")
+    assert not (workdir / ".lock").exists()
+
+
+@pytest.mark.parametrize("name", ["parent.keras", "contour.keras", "checkpoints", "summaries"])
+def test_what_no_run_made_is_left_alone(train, flags, tmp_path, name):
+    path = tmp_path / "run" / name
+    path.parent.mkdir()
+    if "." not in name:
+        path.mkdir()
+        path = path / "ckpt-1.index"
+    path.write_text("mine")
+    before = content(tmp_path)
+    with pytest.raises(InputError, match=rf"run holds {name} and no flags\.json"):
+        train(**flags)
+    assert content(tmp_path) == before
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"flags": "mine"}', "{" * 100_000])
+def test_a_flags_json_of_others_is_left_alone(train, flags, tmp_path, text):
+    path = tmp_path / "run" / "flags.json"
+    path.parent.mkdir()
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"flags\.json is damaged or none of ours"):
+        train(**flags)
+    assert path.read_text() == text
+
+
+def test_a_network_that_an_unfinished_run_did_not_make_is_left_alone(train, flags, tmp_path):
+    train(**{**flags, "checkpoint_seconds": 0})
+    workdir = tmp_path / "run"
+    for path in (workdir / "checkpoints").glob("ckpt-2.*"):
+        path.unlink()
+    (workdir / "parent.keras").write_text("mine")
+    with pytest.raises(InputError, match=r"at update 1 of 2, so it did not make the parent\.keras"):
+        train(**flags)
+    assert (workdir / "parent.keras").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("weights", "run/parent.keras"),
+        ("weights", "link/parent.keras"),
+        ("weights", "run/checkpoints/ckpt-2"),
+        ("records", "run/checkpoints"),
+        ("records", "run/summaries/records"),
+    ],
+)
+def test_inputs_where_it_would_write_are_refused(train, flags, tmp_path, name, value):
+    for path in ("parent.keras", "flags.json", "checkpoints/ckpt-2.index"):
+        (tmp_path / "run" / path).parent.mkdir(exist_ok=True)
+        (tmp_path / "run" / path).write_text("ours")
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    before = content(tmp_path / "run")
+    flags = {**flags, name: tmp_path / value}
+    if name == "weights":
+        del flags["width_multiplier"]
+    with pytest.raises(InputError, match=f"--{name}=.*{value} lies where this run would write"):
+        train(**flags)
+    assert content(tmp_path / "run") == before
+
+
 def test_help_names_every_flag_and_exits_well():
     process = subprocess.run(
         [*command(), "--help"], cwd=REPOSITORY, text=True, capture_output=True, timeout=SECONDS
@@ -166,6 +281,6 @@ def test_help_names_every_flag_and_exits_well():
     assert process.returncode == 0
     assert process.stdout.startswith("Trains the parent network")
     for name in tiny("", ""):
-        assert f"--{name}: " in process.stdout
+        assert re.search(rf"^  --{name}(=<.*>)?: ", process.stdout, re.MULTILINE)
     assert "--checkpoint_seconds: " in process.stdout
     assert not process.stderr
