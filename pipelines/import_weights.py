@@ -6,14 +6,19 @@ r"""Imports a network that the authors of OSVOS released: parent, specialist or 
 reads the files of their TensorFlow version (a checkpoint by its prefix, or the dict of arrays in
 an .npy file), PyTorch version (.pth) or Caffe version (.caffemodel), without any of the three.
 Use the result with `segment --recipe=paper`. About ten seconds, most of them for starting
-TensorFlow.
+TensorFlow. Another file of that name is replaced with --overwrite only.
 """
 
+import filecmp
+import os
 import pathlib
+import tempfile
+from types import ModuleType
+from typing import Any
 
 from absl import flags
 
-from osvos_tf import files
+from osvos_tf import files, results
 from osvos_tf.errors import InputError
 from pipelines import cli
 
@@ -33,7 +38,10 @@ flags.DEFINE_enum(
     flag_values=FLAGS,
 )
 cli.define_path("out", None, "The model, a .keras file.", required=True, flag_values=FLAGS)
-GROUPS = (("What you need", ("source", "out")),)
+flags.DEFINE_boolean(
+    "overwrite", False, "Replace another network, or whatever else --out is.", flag_values=FLAGS
+)
+GROUPS = (("What you need", ("source", "out", "overwrite")),)
 
 
 def main(args: flags.FlagValues) -> None:
@@ -42,13 +50,33 @@ def main(args: flags.FlagValues) -> None:
     if out.suffix != ".keras" or out.is_dir():
         raise InputError(f"Wanted a .keras file for the model, got --out={args.out}.")
 
-    cli.import_tensorflow()
-    from osvos_tf import model, weights
-
-    network = weights.import_network(args.source, args.format)
+    if os.path.realpath(out) == os.path.realpath(args.source):
+        raise InputError(f"--out={args.out} is --source itself. Name another file.")
     files.ensure_writable(out.parent)
-    model.save_model(network, out)
-    print(f"Wrote {out}: a {network.name} network, crop {network.get_layer('fused').crop!r}.")
+    with results.lock(out.with_name(f".{out.name}.lock"), out):
+        cli.import_tensorflow()
+        from osvos_tf import model, weights
+
+        network = weights.import_network(args.source, args.format)
+        what = f"a {network.name} network, crop {network.get_layer('fused').crop!r}"
+        if out.exists() and not args.overwrite:
+            if not _is_same(out, network, model):
+                raise InputError(
+                    f"{out} exists and is not this network ({what}). Name another file, or replace "
+                    "it with --overwrite."
+                )
+            print(f"{out} holds this network already: {what}.")
+            return
+        model.save_model(network, out)
+    print(f"Wrote {out}: {what}.")
+
+
+def _is_same(path: pathlib.Path, network: Any, model: ModuleType) -> bool:
+    """Tells whether a file is what would be written: a network is always the same bytes."""
+    with tempfile.TemporaryDirectory() as folder:
+        written = pathlib.Path(folder, path.name)
+        model.save_model(network, written)
+        return filecmp.cmp(path, written, shallow=False)
 
 
 def run() -> None:

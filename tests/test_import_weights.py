@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import osvos_tf
+from osvos_tf import results
 from osvos_tf.errors import InputError
 from pipelines import cli, import_weights, segment
 
@@ -46,7 +47,44 @@ def test_leaves_a_model_and_says_what_it_is(source, arrays, tmp_path, capsys):
     np.testing.assert_array_equal(kernel, arrays["fused"][0].transpose(2, 3, 1, 0))
     np.testing.assert_array_equal(bias, arrays["fused"][1])
     with pytest.raises(InputError, match="model already: there is nothing"):
-        run(source=out, out=out)
+        run(source=out, out=tmp_path / "other.keras")
+
+
+def test_another_file_is_replaced_when_asked_for_only(source, tmp_path, capsys):
+    out = tmp_path / "parent.keras"
+    run(source=source, out=out)
+    network, made = out.read_bytes(), out.stat().st_ino
+    capsys.readouterr()
+    run(source=source, out=out)
+    assert capsys.readouterr().out.startswith(f"{out} holds this network already: a foreground")
+    assert out.stat().st_ino == made
+    out.write_bytes(b"mine")
+    with pytest.raises(InputError, match=r"parent\.keras exists and is not this network.*--over"):
+        run(source=source, out=out)
+    assert out.read_bytes() == b"mine"
+    run(source=source, out=out, overwrite=True)
+    assert out.read_bytes() == network
+    assert list(tmp_path.iterdir()) == [out]
+
+
+@pytest.mark.parametrize("name", ["parent.keras", "link.keras"])
+def test_the_source_is_never_written_over(source, tmp_path, name):
+    released = tmp_path / "parent.keras"  # as somebody called it
+    released.write_bytes(before := source.read_bytes())
+    (tmp_path / "link.keras").symlink_to(released)
+    with pytest.raises(InputError, match="is --source itself"):
+        run(source=released, out=tmp_path / name, overwrite=True)
+    assert released.read_bytes() == before and (tmp_path / "link.keras").is_symlink()
+
+
+def test_two_runs_into_one_file(source, tmp_path):
+    out = tmp_path / "parent.keras"
+    with (
+        results.lock(tmp_path / ".parent.keras.lock", out),
+        pytest.raises(InputError, match=r"Another run is writing to '.*parent\.keras' right now"),
+    ):
+        run(source=source, out=out)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
