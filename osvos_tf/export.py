@@ -43,6 +43,13 @@ _ABANDONED = 3600.0  # seconds after which a version that is not finished never 
 _WARMUP_SIZE = (480, 854)  # height and width of DAVIS's frames
 _NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"  # what needs no escaping in a URL and in models.config
 
+# What counts in the text form of a message: comments and strings may hold braces.
+_TOKEN = r"""#[^\n]*|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|\w+|[{}<>[]"""
+_CONFIG = """\
+# The models of this folder, for tensorflow_model_server --model_config_file. An export adds its
+# model and leaves the rest as it is, but for models that have been removed.
+"""
+_NO_MODELS = "model_config_list {\n}\n"
 _BATCHING = """\
 # Batching merges the requests of many clients into one run of the network. Turn it on with
 #   --enable_batching --batching_parameters_file=/models/batching.config
@@ -114,7 +121,7 @@ def export_saved_model(
             not installed.
     """
     folder = check_folder(folder, version)
-    config = _read_config(folder.parent / CONFIG_FILE)
+    _read_config(folder.parent / CONFIG_FILE)  # so that what is wrong with it is told now
     predictors = [
         model.build_predictor(_frozen(stream))
         for stream in (network, contour)
@@ -136,7 +143,7 @@ def export_saved_model(
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    _write_configs(folder.parent, config)
+    _write_configs(folder.parent)
     return path
 
 
@@ -297,43 +304,81 @@ def _read_config(path: pathlib.Path) -> Message:
     if not path.is_file():
         return config
     try:
-        return text_format.Parse(path.read_text(encoding="utf-8"), config)
+        text_format.Parse(path.read_text(encoding="utf-8"), config)
     except (text_format.ParseError, ValueError, RecursionError) as error:
         raise InputError(
             f"{path} is no ModelServerConfig in text form: {error}. Mend it, or remove it to have "
             "it written again."
         ) from error
+    if config.WhichOneof("config") == "custom_model_config":
+        raise InputError(
+            f"{path} is a custom_model_config, to which no model can be added. Name another folder."
+        )
+    return config
 
 
-def _write_configs(root: pathlib.Path, config: Message) -> None:
-    """Writes the files beside the models; `config` is what models.config held before."""
-    models = config.model_config_list.config
-    gone = [
-        entry
-        for entry in models
-        if entry.base_path == f"{MODELS_ROOT}/{entry.name}" and not _versions(root / entry.name)
-    ]
-    for entry in gone:
-        models.remove(entry)
-    listed = {entry.name for entry in models}
+def _write_configs(root: pathlib.Path) -> None:
+    """Writes the files beside the models, or adds to `models.config` what it lacks.
+
+    That one is edited as text: comments and settings in it are its owner's.
+    """
+    path = root / CONFIG_FILE
+    config = _read_config(path)
+    listed = {entry.name for entry in config.model_config_list.config}
+    before = path.read_text(encoding="utf-8") if path.is_file() else ""
+    text = before or _CONFIG
+    if not config.HasField("model_config_list"):
+        text = f"{text.rstrip()}\n{_NO_MODELS}"
+    for start, end in reversed(_find_entries(text)[0]):
+        (entry,) = text_format.Parse(text[start:end], _models()).config
+        if entry == _entry(entry.name).config[0] and not _versions(root / entry.name):
+            text = text[:start].rstrip() + text[end:]
     for folder in sorted(root.iterdir()):
         if folder.name not in listed and _versions(folder):
-            models.add(
-                name=folder.name,
-                base_path=f"{MODELS_ROOT}/{folder.name}",
-                model_platform="tensorflow",
-            )
-    text = (
-        "# The models of this folder, for tensorflow_model_server --model_config_file. An export\n"
-        "# adds its model and leaves the others' settings as they are, but for comments.\n"
-        + text_format.MessageToString(config)
-    )
-    with files.atomic_path(root / CONFIG_FILE) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    for name, text in (("batching.config", _BATCHING), ("compose.yaml", _COMPOSE)):
-        if not (root / name).exists():
+            end = _find_entries(text)[1]
+            added = text_format.MessageToString(_entry(folder.name), indent=2)
+            text = f"{text[:end].rstrip()}\n{added}{text[end:]}"
+    for name, content in (
+        (CONFIG_FILE, text),
+        ("batching.config", _BATCHING),
+        ("compose.yaml", _COMPOSE),
+    ):
+        if not (root / name).exists() or (name == CONFIG_FILE and text != before):
             with files.atomic_path(root / name) as temporary:
-                temporary.write_text(text, encoding="utf-8")
+                temporary.write_text(content, encoding="utf-8")
+
+
+def _find_entries(text: str) -> tuple[list[tuple[int, int]], int]:
+    """Returns where the entries of a `models.config` lie, as (start, end), and their list's end."""
+    entries: list[tuple[int, int]] = []
+    depth = start = word = end = 0
+    has_brackets = False
+    for token in re.finditer(_TOKEN, text, re.DOTALL):
+        if token[0] in ("{", "<"):
+            depth += 1
+            if depth == 2:
+                start = word
+        elif token[0] in ("}", ">"):
+            depth -= 1
+            if depth == 1:
+                entries.append((start, token.end()))
+            elif depth == 0:
+                end = token.start()
+        elif depth == 1:
+            word = token.start()
+            has_brackets |= token[0] == "["  # config: [{...}, {...}], where none can just go
+    return [] if has_brackets else entries, end
+
+
+def _models() -> Message:
+    return _serving_api()[-1].ModelServerConfig().model_config_list
+
+
+def _entry(name: str) -> Message:
+    """Returns the list of one model that has no settings of its own."""
+    models = _models()
+    models.config.add(name=name, base_path=f"{MODELS_ROOT}/{name}", model_platform="tensorflow")
+    return models
 
 
 def _serving_api() -> tuple[ModuleType, ModuleType, ModuleType]:

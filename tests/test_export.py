@@ -3,6 +3,7 @@
 import io
 import os
 import pathlib
+import shutil
 import sys
 
 import numpy as np
@@ -105,7 +106,7 @@ def test_encoded_frames_give_the_masks_of_their_pixels(signatures, tmp_path, kin
     frames = []
     for image in images:
         (tmp_path / "frame").write_bytes(image)
-        frames.append(video._read_image(tmp_path / "frame"))
+        frames.append(video.read_image(tmp_path / "frame"))
     masks = signatures["serving_default"](images=tf.constant(np.stack(frames)))["masks"].numpy()
     replies = signatures["encoded"](image_bytes=tf.constant(images))["mask_bytes"].numpy()
     assert 0 < masks.mean() < 1
@@ -119,7 +120,7 @@ def test_encoded_frames_give_the_masks_of_their_pixels(signatures, tmp_path, kin
 def test_any_png_is_a_frame(signatures, tmp_path, mode):
     image = encode(paint(20, 30), mode=mode)
     (tmp_path / "frame").write_bytes(image)
-    frame = video._read_image(tmp_path / "frame")
+    frame = video.read_image(tmp_path / "frame")
     mask = signatures["serving_default"](images=tf.constant(frame[None]))["masks"][0]
     reply = signatures["encoded"](image_bytes=tf.constant([image]))["mask_bytes"][0]
     np.testing.assert_array_equal(tf.io.decode_png(reply), mask * 255)
@@ -272,6 +273,75 @@ def test_models_config_keeps_what_others_set(quick, networks, tmp_path):
     models = read_config(tmp_path)
     assert set(models) == {"cat", "far", "dog"}
     assert models["cat"].model_version_policy.HasField("all")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "# mine: } {\n",
+        "model_config_list {}",
+        "model_config_list: < > # > }",
+        """# mine
+        model_config_list { # { mine
+          config {  # "mine"
+            name: 'cat' base_path: "gs://}#{\\"" model_version_policy { all {} }  # mine }
+          }; # mine
+        }
+        # mine }""",
+        """model_config_list {
+          config: [ { name: "cat" base_path: "/x" }, # mine
+                    { name: "gone" base_path: "/models/gone" model_platform: "tensorflow" } ]
+        }  # ]""",
+    ],
+)
+def test_models_config_keeps_what_others_wrote(quick, networks, tmp_path, text):
+    """Each word of theirs, comments too; the model is added where it belongs."""
+    path = tmp_path / "models.config"
+    path.write_text(text)
+    before = read_config(tmp_path)
+    export.export_saved_model(networks[0], tmp_path / "dog")
+    found = path.read_text()
+    position = 0
+    for word in text.replace("{}", "{ }").split():
+        position = found.index(word, position) + len(word)
+    models = read_config(tmp_path)
+    assert models.pop("dog").base_path == "/models/dog" and models == before
+    made = path.stat().st_ino
+    export.export_saved_model(networks[0], tmp_path / "dog")
+    assert path.stat().st_ino == made  # nothing to add: not touched
+
+
+def test_a_model_that_was_removed_is_not_listed(quick, networks, tmp_path):
+    for name in ("cat", "dog"):
+        export.export_saved_model(networks[0], tmp_path / name)
+    shutil.rmtree(tmp_path / "cat")
+    path = tmp_path / "models.config"
+    path.write_text(path.read_text() + "# mine")
+    export.export_saved_model(networks[0], tmp_path / "dog")
+    assert set(read_config(tmp_path)) == {"dog"} and path.read_text().endswith("}\n# mine")
+
+
+def test_what_is_written_to_models_config_meanwhile_stays(quick, networks, tmp_path, monkeypatch):
+    write_warmup = export._write_warmup
+
+    def write_and_edit(*arguments):
+        write_warmup(*arguments)
+        (tmp_path / "models.config").write_text(
+            'model_config_list { config { name: "far" base_path: "gs://far" } }  # mine'
+        )
+
+    monkeypatch.setattr(export, "_write_warmup", write_and_edit)
+    export.export_saved_model(networks[0], tmp_path / "dog")
+    assert set(read_config(tmp_path)) == {"dog", "far"}
+    assert (tmp_path / "models.config").read_text().endswith("# mine")
+
+
+def test_a_config_of_another_kind_is_told_before_anything_is_written(networks, tmp_path):
+    (tmp_path / "models.config").write_text("custom_model_config { }")
+    with pytest.raises(InputError, match=r"models\.config is a custom_model_config"):
+        export.export_saved_model(networks[0], tmp_path / "dog")
+    assert [path.name for path in tmp_path.iterdir()] == ["models.config"]
 
 
 def test_a_broken_models_config_is_found_before_anything_is_written(networks, tmp_path):

@@ -1,6 +1,7 @@
 """The export command: what it leaves, what it says, what it refuses."""
 
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -57,6 +58,22 @@ def test_what_it_leaves(arguments, networks, capsys):
     for version, contours in (("1", False), ("2", True), ("9", False)):
         outputs = load(out / version).signatures["serving_default"].structured_outputs
         assert ("contours" in outputs) == contours
+
+
+def test_what_lies_in_the_folder_stays(arguments, networks, capsys):
+    """The network that is exported, say: a version is added beside it."""
+    out = arguments["out"]
+    out.mkdir(parents=True)
+    shutil.copy(networks / "foreground.keras", out)
+    (out / "notes.txt").write_text("mine")
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    run({**arguments, "model": out / "foreground.keras"})
+    after = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    assert after == before and load(out / "1").signatures
+    served = {path: path.read_bytes() for path in (out / "1").rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match="A server may be using it, so it is not replaced"):
+        run({**arguments, "version": 1})
+    assert served == {path: path.read_bytes() for path in (out / "1").rglob("*") if path.is_file()}
 
 
 def test_threshold_is_the_servers(arguments):
