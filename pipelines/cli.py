@@ -7,6 +7,7 @@ read the output and is gone. Anything else is a fault of ours and shows its trac
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import copy
 import dataclasses
@@ -88,6 +89,8 @@ def run(
             if _came:  # and something on the way made nothing of it
                 _stop(_came[0], None)
         sys.stdout.flush()
+        for number in _STOPPED:  # all is done: nothing is left to stop but Python's own end
+            signal.signal(number, signal.SIG_IGN)
     except BaseException as error:
         message, status = _judge(error)
         if status is None:
@@ -109,7 +112,7 @@ def finishing(
     second signal has it at once.
 
     Args:
-        words: what is said, on standard error, when a signal comes.
+        words: what is said, on standard error, when a signal comes; "" for nothing.
     """
     if threading.current_thread() is not threading.main_thread():  # which alone hears signals
         yield lambda: False
@@ -120,9 +123,9 @@ def finishing(
         if came:
             _stop(number, frame)
         came.append(number)
-        # `print` fails where the signal came amid another one.
-        with contextlib.suppress(OSError):
-            os.write(2, f"{os.linesep if sys.stderr.isatty() else ''}{words}{os.linesep}".encode())
+        if words:  # `print` fails where the signal came amid another one
+            with contextlib.suppress(OSError):
+                os.write(2, ("\n" * sys.stderr.isatty() + words + "\n").encode())
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -505,5 +508,6 @@ def _exit(name: str, message: str, status: int) -> NoReturn:
     except OSError:  # Python would try again as it ends, and complain
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if _came:  # everything has come to its end; threads that still run would be waited for
+        atexit._run_exitfuncs()
         os._exit(status)
     sys.exit(status)
