@@ -107,16 +107,22 @@ def draft(
         _recover(folder, out)
         require_place(out, work, overwrite=overwrite)  # there may be more in it since
         resumed = _started(folder) == work
-        if resumed:
-            _reopen(folder)
-        else:
-            if folder.exists():
-                _discard(folder)
-            folder.mkdir()
-            files.write_json(folder / _STARTED, dict(work))
         made = Draft(folder, resumed, out, dict(work), worth_keeping=resumed)
         try:
+            if resumed:
+                _reopen(folder)
+            else:
+                if folder.exists():
+                    _discard(folder)
+                folder.mkdir()
+                files.write_json(folder / _STARTED, dict(work))
             yield made
+        except (InputError, OSError) as error:  # it should name the place that the user knows
+            if isinstance(error, InputError):
+                error.args = (str(error).replace(str(folder), str(out)),)
+            elif isinstance(error.filename, str):
+                error.filename = error.filename.replace(str(folder), str(out))
+            raise
         finally:
             if not made._published and not made.worth_keeping:
                 with contextlib.suppress(OSError):

@@ -23,9 +23,11 @@ SECONDS = 300  # for one process on a busy machine
 # id and, at its end, JSON of its wait status and of all that it said.
 _SERVER = """
 import encodings.cp437, importlib, itertools, json, os, signal, sys, traceback
+import pipelines
+from osvos_tf import runtime
 from pipelines import cli
-tf = cli.import_tensorflow()
-from osvos_tf import export, input_pipeline, model, snapping, training
+tf = runtime.import_tensorflow()
+from osvos_tf import export, specialist, tfrecord, training
 import tensorflow_serving.apis.predict_pb2
 
 def kill_at(last):
@@ -53,6 +55,8 @@ FATES = {"kill_at": kill_at, "file_bytes": limit_files, "uid": os.setuid}
 def run(command, flags, fate):
     for name, value in fate.items():
         FATES[name](value)
+    for number in (signal.SIGINT, signal.SIGTERM):  # as in a process that begins with the command
+        signal.signal(number, pipelines.leave)
     sys.argv = [command, *flags]
     pipeline = importlib.import_module(f"pipelines.{command}")
     try:
@@ -139,14 +143,14 @@ class Commands:
         assert status == 0, text
         return time.monotonic() - began
 
-    def kill(self, command, flags, seconds):
-        """Kills a command after so many seconds; returns whether it was still at work."""
+    def kill(self, command, flags, seconds, number=signal.SIGKILL):
+        """Kills or stops a command after so many seconds; returns whether it was still at work."""
         child, wait = self.start(command, flags)
         select.select([self._process.stdout], [], [], seconds)  # it says so when it is done before
         with contextlib.suppress(ProcessLookupError):
-            os.kill(child, signal.SIGKILL)
+            os.kill(child, number)
         status, text = wait()
-        assert status in (0, -signal.SIGKILL), text
+        assert status in (0, -number if number == signal.SIGKILL else 128 + number), text
         return status != 0
 
     def _wait(self):

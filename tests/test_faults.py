@@ -84,7 +84,13 @@ WRITERS = {  # command -> most bytes of a file for which nothing of it can be co
     "export_saved_model": 50_000,  # AutoGraph needs small files elsewhere
     "query": 60,
 }
-SMALL = {"flags.json", ".unfinished"}  # files that fit all the same
+BESIDE = {  # commands whose results appear when they are whole -> a flag that makes other ones
+    "davis_to_tfrecord": "--height=24",
+    "segment": "--threshold=0.5",
+    "evaluate": "--allow_missing",
+    "query": "--snap=bilateral",
+}
+SMALL = {"flags.json"}  # files that fit all the same
 
 
 def assert_explained(command, status, text, *words):
@@ -104,6 +110,8 @@ def test_a_full_disk(command, commands, inputs, tmp_path):
         command, flags_of(command, inputs, out), file_bytes=WRITERS[command]
     )
     assert_explained(command, status, text, str(out))
+    if command in BESIDE:
+        assert not list(tmp_path.iterdir())
     left = {path.relative_to(out) for path in out.rglob("*") if path.is_file()}
     finished = {
         path
@@ -113,6 +121,17 @@ def test_a_full_disk(command, commands, inputs, tmp_path):
     }  # fmt: skip
     assert not finished
     assert not (out / "checkpoints" / "checkpoint").exists()
+
+
+@pytest.mark.parametrize("command", BESIDE)
+def test_a_full_disk_costs_no_earlier_results(command, commands, inputs, tmp_path):
+    flags = flags_of(command, inputs, tmp_path / "out")
+    commands.run(command, flags)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    flags += [BESIDE[command], "--overwrite"]
+    status, text = commands.finish(command, flags, file_bytes=WRITERS[command])
+    assert_explained(command, status, text, str(tmp_path / "out"))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize("command", WRITERS)
@@ -210,20 +229,26 @@ def _summary_bytes(workdir):
     return sum(path.stat().st_size for path in workdir.glob("summaries/*"))
 
 
-def test_signals_end_segment_with_nothing_half_written(commands, inputs, tmp_path):
-    flags = flags_of("segment", inputs, tmp_path / "out")[:-2]
-    flags += ["--updates=1000000", "--precision=float32"]
+@pytest.mark.parametrize("over", ["nothing", "results"])
+def test_signals_end_segment_with_nothing_half_written(commands, inputs, tmp_path, over):
+    """In the middle of training; what was there before stands as it was."""
+    out = tmp_path / "out"
+    flags = flags_of("segment", inputs, out)
+    if over == "results":
+        commands.run("segment", flags)
+        flags.append("--overwrite")
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    flags = [*flags, "--updates=1000000", "--nountil_learned"]
     for number, status in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
         child, wait = commands.start("segment", flags)
-        wait_until(lambda: (tmp_path / "out" / ".unfinished").exists(), seconds=300)
+        wait_until(lambda: (tmp_path / ".out.unfinished" / "work.json").exists(), seconds=300)
         time.sleep(1)
         os.kill(child, number)
         found, text = wait()
         assert found == status, text
         assert "Traceback" not in text
-        left = {path.name for path in (tmp_path / "out").rglob("*")}
-        assert left == {".unfinished"}
-        (tmp_path / "out" / ".unfinished").unlink()
+        assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+        assert {path.name for path in tmp_path.iterdir()} == ({"out"} if before else set())
 
 
 def test_a_truncated_checkpoint(commands, inputs, tmp_path):

@@ -4,9 +4,12 @@ Each command is killed again and again over what the killed ones before it left,
 end. `test_davis_to_tfrecord.py` does the same to the conversion.
 """
 
+import itertools
 import json
+import os
 import pathlib
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -73,34 +76,88 @@ def test_training(commands, fake_records, tmp_path):
     assert not [name for name in kept if "temp" in name]
 
 
-def test_masks(commands, fake_davis, parent, tmp_path):
+@pytest.fixture
+def frames(fake_davis):
+    """bear with more frames, so that more moments are among its masks."""
     (bear,) = davis.read_split(fake_davis, "train", sequences=["bear"])
-    images = bear.frames[0].image.parent
-    for number in range(4, 60):  # more masks, so that more moments are among them
-        shutil.copy(bear.frames[number % 4].image, images / f"{number:05d}.jpg")
-    flags = [
-        f"--frames={images}", f"--mask={bear.frames[0].mask}", f"--parent={parent}", "--updates=1",
-        "--precision=float32", "--probabilities",
-    ]  # fmt: skip
-    undisturbed, out = tmp_path / "undisturbed", tmp_path / "killed"
-    seconds = commands.run("segment", [*flags, f"--out={undisturbed}"])
+    folder = bear.frames[0].image.parent
+    for number in range(4, 30):
+        shutil.copy(bear.frames[number % 4].image, folder / f"{number:05d}.jpg")
+    return [f"--frames={folder}", f"--mask={bear.frames[0].mask}"]
+
+
+def test_results_of_segment_are_the_old_ones_or_the_new_ones(commands, frames, parent, tmp_path):
+    """Thirty kills, in a folder where a person has laid files of their own."""
+    flags = [*frames, f"--parent={parent}", "--updates=0", "--precision=float32", "--overwrite"]
+    works = {"a": [*flags, "--probabilities"], "b": [*flags, "--snap=none", "--threshold=0.5"]}
+    undisturbed, out = tmp_path / "undisturbed", tmp_path / "out"
+    mine = {"notes.txt": b"mine", "masks/00003.corrected.png": b"mine"}
+
+    def whole():
+        """Which of the works' results are there, once they have proved whole."""
+        found = content(out)
+        assert {name: found.pop(name) for name in mine} == mine
+        record = json.loads(found.pop("run.json"))
+        (name,) = (name for name in works if record["work"] == records[name]["work"])
+        assert all(record[entry] == records[name][entry] for entry in ("found", "contents"))
+        for folder, files in ((out, found), (undisturbed / name, expected[name])):
+            for file in ("run.json", "specialist.json"):  # they hold times
+                assert json.loads((folder / file).read_text())
+                files.pop(file, None)
+        assert found == expected[name]
+        return name
+
+    seconds = min(  # of the second, since the first one loads more
+        commands.run("segment", [*works[name], f"--out={undisturbed / name}"]) for name in works
+    )
+    expected = {name: content(undisturbed / name) for name in works}
+    records = {name: json.loads(expected[name]["run.json"]) for name in works}
+    shutil.copytree(undisturbed / "a", out)
+    for name, data in mine.items():
+        (out / name).write_bytes(data)
+    signals = itertools.cycle((signal.SIGKILL, signal.SIGINT, signal.SIGTERM))
     kills = 0
-    for moment in moments(seconds):
-        kills += commands.kill("segment", [*flags, f"--out={out}"], moment)
-        for name, data in content(out).items():
-            if name.startswith("masks/0"):
-                assert data == (undisturbed / name).read_bytes()
-    assert kills
-    (out / "masks" / "of_another_video.png").write_bytes(b"left by a run that was killed")
-    commands.run("segment", [*flags, f"--out={out}"])
+    for moment, number in zip(moments(seconds, 30), signals, strict=False):
+        before = whole()
+        wanted = "b" if before == "a" else "a"
+        was_killed = commands.kill("segment", [*works[wanted], f"--out={out}"], moment, number)
+        after = whole()
+        assert was_killed or after == wanted
+        kills += was_killed
+    assert kills >= 10  # a run that goes on from a killed one may be done before its moment
+    for wanted in ("a", "b"):
+        commands.run("segment", [*works[wanted], f"--out={out}"])
+        assert whole() == wanted
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_masks_that_were_being_written_are_made_by_the_specialist_that_was_learned(
+    commands, frames, parent, tmp_path
+):
+    flags = [*frames, f"--parent={parent}", "--updates=1", "--precision=float32"]
+    undisturbed, out = tmp_path / "undisturbed", tmp_path / "out"
+    commands.run("segment", [*flags, f"--out={undisturbed}"])
+    draft = tmp_path / ".out.unfinished"
+    child, wait = commands.start("segment", [*flags, f"--out={out}"])
+    wait_until(lambda: list(draft.glob("masks/*.png")), seconds=300)
+    os.kill(child, signal.SIGKILL)
+    assert wait()[0] == -signal.SIGKILL
+    assert not out.exists()
+    learned = (draft / "specialist.keras").stat()
+    status, text = commands.finish("segment", [*flags, f"--out={out}"])
+    assert status == 0, text
+    assert "The object has been learned before; that specialist is used." in text
+    assert "Learning the object" not in text
+    assert os.path.samestat((out / "specialist.keras").stat(), learned)
     found, expected = content(out), content(undisturbed)
-    assert set(found) == set(expected)
-    for name in expected:
-        if name.endswith(".png"):
-            assert found[name] == expected[name], name
-    assert_same(weights(out / "specialist.keras"), weights(undisturbed / "specialist.keras"))
-    record = json.loads(found["run.json"])
-    assert record["losses"] == json.loads(expected["run.json"])["losses"]
+    assert found.keys() == expected.keys()
+    for name in expected.keys() - {"run.json", "specialist.json"}:
+        assert found[name] == expected[name], name
+    entries = ("work", "contents", "found", "updates", "losses", "remarks")
+    ours, theirs = (json.loads(files["run.json"]) for files in (found, expected))
+    assert [ours[entry] for entry in entries] == [theirs[entry] for entry in entries]
+    status, text = commands.finish("segment", [*flags, f"--out={out}"])
+    assert status == 0 and "holds these results already, whole" in text
 
 
 def test_export_and_serving_swap(commands, parent, tmp_path):

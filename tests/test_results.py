@@ -240,6 +240,8 @@ def test_a_file_is_left_alone(tmp_path):
 
 def test_everything_is_left_alone():
     with pytest.raises(InputError, match="'/' holds what this command did not make"):
+        results.require_place("/", A, overwrite=True)
+    with pytest.raises(InputError, match="'relative' lies in '/'"):
         results.require_place("/", A, overwrite=True, inputs=["relative"])
 
 
@@ -348,6 +350,19 @@ def test_work_that_fails_leaves_what_was_there(tmp_path):
         fill(draft, B)
         raise RuntimeError
     assert content(out) == OURS[1] and list(tmp_path.iterdir()) == [out]
+
+
+def test_messages_name_the_place_that_the_user_knows(tmp_path):
+    out = tmp_path / "dog"
+    with (
+        pytest.raises(InputError, match=f"'{out}/masks' is full"),
+        results.draft(out, A) as draft,
+    ):
+        raise InputError(f"'{draft.folder / 'masks'}' is full")
+    with pytest.raises(OSError) as caught, results.draft(out, A) as draft:
+        raise OSError(28, "No space left on device", str(draft.folder / "masks" / "0.png"))
+    assert caught.value.filename == str(out / "masks" / "0.png")
+    assert not list(tmp_path.iterdir())
 
 
 def test_work_goes_on_from_what_is_worth_keeping(tmp_path):
