@@ -91,11 +91,13 @@ def run(
         sys.stdout.flush()
         for number in _STOPPED:  # all is done: nothing is left to stop but Python's own end
             signal.signal(number, signal.SIG_IGN)
+        return
     except BaseException as error:
         message, status = _judge(error)
         if status is None:
             raise
-        _exit(name, _name_flags(str(message), flag_values), status)
+    # The exception is gone, and with it what it held: generators have closed what they had opened.
+    _exit(name, _name_flags(str(message), flag_values), status)
 
 
 @contextlib.contextmanager
