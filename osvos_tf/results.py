@@ -182,6 +182,12 @@ def is_finished(out: str | os.PathLike[str], work: Mapping[str, Any]) -> bool:
     return record is not None and record[WORK] == work
 
 
+def find_missing(out: str | os.PathLike[str]) -> list[str]:
+    """Returns what is gone of a folder's finished results, as paths in it."""
+    contents = (read_record(out) or {_CONTENTS: []})[_CONTENTS]
+    return [name for name in contents if not os.path.lexists(os.path.join(out, str(name)))]
+
+
 def read_record(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
     """Returns the content of a folder's `RECORD`; None where there is none of ours to be read."""
     try:

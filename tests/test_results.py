@@ -290,6 +290,16 @@ def test_what_cannot_be_written_to_stays_too(tmp_path, can_exchange):
     assert content(out) == {**OURS[2], "notes.txt": "mine"}
 
 
+def test_what_is_gone_is_named(tmp_path):
+    out = tmp_path / "dog"
+    assert results.find_missing(out) == []
+    make(out, A)
+    assert results.find_missing(out) == []
+    (out / "masks" / "0.png").unlink()
+    (out / "mine").touch()
+    assert results.find_missing(out) == ["masks/0.png"]
+
+
 def test_what_comes_while_results_are_made_stays(tmp_path, can_exchange):
     out = tmp_path / "dog"
     with results.draft(out, A) as draft:
