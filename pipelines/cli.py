@@ -30,12 +30,9 @@ import tqdm
 from absl import flags
 
 import pipelines
-from osvos_tf import __version__, files
+from osvos_tf import __version__
 from osvos_tf.errors import InputError
 from osvos_tf.runtime import import_tensorflow, versions  # noqa: F401 (handed on)
-
-RECORD = "run.json"  # what a finished run leaves last
-_UNFINISHED = ".unfinished"  # what marks the results of one that is not, or was killed
 
 # Headings with the names of the flags below them, for `--help`.
 Groups = Sequence[tuple[str, Sequence[str]]]
@@ -332,32 +329,6 @@ def printable(text: object) -> str:
     return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], str(text))
 
 
-def clear_results(out: pathlib.Path, *folders: str) -> None:
-    """Removes an earlier run's PNG files, of a killed one too: it may have had other frames.
-
-    Its `RECORD`, or what marks a run that has none yet, says that they are ours.
-
-    Args:
-        out: the output folder, a `pathlib.Path`.
-        folders: names of the folders in it whose PNG files go.
-    """
-    unfinished = out / _UNFINISHED
-    is_ours = (out / RECORD).is_file() or unfinished.is_file()
-    unfinished.touch()
-    (out / RECORD).unlink(missing_ok=True)
-    for folder in (out, *(out / name for name in folders)):
-        files.remove_leftovers(folder)
-        if is_ours and folder != out:
-            for path in folder.glob("*.png"):
-                path.unlink()
-
-
-def write_record(out: pathlib.Path, record: dict[str, Any]) -> None:
-    """Writes `RECORD`, which says that all of a run's results are there."""
-    files.write_json(out / RECORD, record)
-    (out / _UNFINISHED).unlink(missing_ok=True)
-
-
 def require_positive(flag_values: flags.FlagValues, *names: str) -> None:
     """Raises InputError where a flag is given and not above zero."""
     for name in names:
@@ -367,11 +338,19 @@ def require_positive(flag_values: flags.FlagValues, *names: str) -> None:
 
 
 def _wrap(doc: str) -> str:
-    """Returns a docstring whose paragraphs are as wide as the flags; indented ones stay."""
-    return "\n\n".join(
-        part if part.startswith(" ") else textwrap.fill(" ".join(part.split()), **_LINES)
-        for part in doc.strip().split("\n\n")
-    )
+    """Returns a docstring whose lines are as wide as the flags'."""
+    parts = doc.strip().split("\n\n")
+    for index, part in enumerate(parts):
+        if not part.startswith(" "):
+            parts[index] = textwrap.fill(" ".join(part.split()), **_LINES)
+            continue
+        lines = part.split("\n")
+        for number, line in enumerate(lines):  # of code: broken before a flag
+            cut = line.rfind(" --", 0, _LINES["width"] - 2)
+            if len(line) > _LINES["width"] and cut > 0:
+                lines[number : number + 1] = [f"{line[:cut]} \\", f"        {line[cut + 1 :]}"]
+        parts[index] = "\n".join(lines)
+    return "\n\n".join(parts)
 
 
 def _describe(flag_values: flags.FlagValues, groups: Groups) -> str:
