@@ -95,14 +95,15 @@ class VideoJob:
 
         An empty text: nothing is there.
         """
-        if not os.path.exists(self.out):
+        if not os.path.isdir(self.out) or not os.listdir(self.out):
             return ""
         record = results.read_record(self.out)
         if record is None:
             return f"no {results.RECORD} that can be read"
         if record[results.WORK] != self.work():
             return f"made with {results.describe_difference(record, self.work())}"
-        if not all(isinstance(record.get(name), kind) for name, kind in _RECORD.items()):
+        is_ours = all(isinstance(record.get(name), kind) for name, kind in _RECORD.items())
+        if not is_ours or len(record["size"]) != 2:
             return f"a damaged {results.RECORD}"
         try:
             for kind in (MASKS, PROBABILITIES) if self.probabilities else (MASKS,):

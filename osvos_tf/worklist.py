@@ -169,7 +169,8 @@ def read_results(path: pathlib.Path) -> dict[str, dict[str, Any]]:
     results = {}
     with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
         for line in file:
-            with contextlib.suppress(ValueError, KeyError, TypeError):
+            # RecursionError: brackets without end.
+            with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
                 result = json.loads(line)
                 results[result["sequence"]] = result
     return results

@@ -1,6 +1,7 @@
 """Files and requests from outside that are damaged or lie: a message, never a fault or a flood."""
 
 import contextlib
+import dataclasses
 import hashlib
 import io
 import json
@@ -12,6 +13,7 @@ import cv2
 import fuzzing
 import numpy as np
 import pytest
+import quick_specialist
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,7 +21,19 @@ from PIL import Image
 from tensorflow.core.framework import tensor_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 
-from osvos_tf import davis, export, served_models, tfrecord, video, wire
+from osvos_tf import (
+    davis,
+    export,
+    results,
+    served_models,
+    specialist,
+    tfrecord,
+    video,
+    video_job,
+    wire,
+    worker,
+    worklist,
+)
 from osvos_tf.errors import InputError
 
 FORMATS = {"JPEG": ".jpg", "PNG": ".png", "BMP": ".bmp", "WEBP": ".webp", "TIFF": ".tif"}
@@ -296,6 +310,98 @@ def test_records_of_anything(tmp_path_factory, example):
     folder = records_of(a_folder(tmp_path_factory), example)
     with pytest.raises(InputError, match="record 0 of"):
         tfrecord.load_records(folder)
+
+
+# --- results --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A job whose results are whole."""
+    from conftest import paint
+
+    root = paint(tmp_path_factory.mktemp("finished") / "DAVIS")
+    job = video_job.VideoJob(
+        frames=str(root / "JPEGImages/480p/bear"),
+        masks=(str(root / "Annotations/480p/bear/00000.png"),),
+        out=str(root.parent / "bear"),
+    )
+    with pytest.MonkeyPatch.context() as patched:
+        quick_specialist.install(patched)
+        video_job.run(job)
+    return job
+
+
+def spoiled(data, job, folder, name):
+    """A copy of a job's results in which one JSON file lies; returns the job on it."""
+    out = shutil.copytree(job.out, folder / "bear")
+    if data.draw(st.booleans()):
+        value = json.loads((out / name).read_text())
+        fuzzing.spoil(data.draw, value, deepest=4)
+        (out / name).write_text(json.dumps(value))
+    else:
+        (out / name).write_bytes(data.draw(fuzzing.damaged((out / name).read_bytes())))
+    return dataclasses.replace(job, out=str(out), overwrite=True)
+
+
+@settings(**fuzzing.FUZZ, max_examples=100)
+@given(data=st.data())
+def test_records_of_results_that_lie(finished, tmp_path_factory, data):
+    """They are taken for whole or for damaged; and nothing outside of their folder is touched."""
+    folder = a_folder(tmp_path_factory)
+    job = spoiled(data, finished, folder, "run.json")
+    (folder / "notes.txt").write_text("mine")
+    if job.find_fault() is None:
+        worker.summary(results.read_record(job.out))
+    with contextlib.suppress(InputError):
+        with results.draft(job.out, {"command": "test"}, overwrite=True) as draft:
+            draft.publish({})
+        assert results.is_finished(job.out, {"command": "test"})
+    assert {path.name for path in folder.iterdir()} == {"bear", "notes.txt"}
+
+
+@pytest.mark.parametrize("name", ["../notes.txt", "/etc", "", ".", "..", "bear/../../notes.txt"])
+def test_records_that_claim_what_lies_elsewhere(finished, tmp_path, name):
+    out = shutil.copytree(finished.out, tmp_path / "bear")
+    (tmp_path / "notes.txt").write_text("mine")
+    record = json.loads((out / "run.json").read_text())
+    record["contents"].append(name)
+    (out / "run.json").write_text(json.dumps(record))
+    with results.draft(out, {"command": "test"}, overwrite=True) as draft:
+        draft.publish({})
+    assert {path.name for path in tmp_path.iterdir()} == {"bear", "notes.txt"}
+    assert {path.name for path in out.iterdir()} == {"run.json"}
+
+
+@settings(**fuzzing.FUZZ, max_examples=100)
+@given(data=st.data())
+def test_specialists_that_lie(finished, tmp_path_factory, data):
+    job = spoiled(data, finished, a_folder(tmp_path_factory), "specialist.json")
+    with pytest.MonkeyPatch.context() as patched:
+        quick_specialist.install(patched)
+        with contextlib.suppress(InputError):
+            known = specialist.load(job.out)
+            ((number, name),) = known.objects.items()
+            assert 1 <= number <= 254 and isinstance(name, str)
+            assert known.options.stage()
+
+
+@settings(**fuzzing.FUZZ, max_examples=100)
+@given(
+    lines=st.lists(
+        st.builds(json.dumps, fuzzing.JSON | st.fixed_dictionaries({"sequence": fuzzing.JSON}))
+        | st.text(max_size=9)
+        | st.just("[" * 100_000),
+        max_size=5,
+    )
+)
+def test_lines_of_results_that_lie(tmp_path_factory, lines):
+    path = a_folder(tmp_path_factory) / "results.jsonl"
+    path.write_bytes("\n".join(lines).encode(errors="replace") + b"\n\xff\n")
+    worklist.append_result(path, {"sequence": "bear", "status": "done"})
+    found = worklist.read_results(path)
+    assert found["bear"]["status"] == "done"
+    assert all(isinstance(result, dict) for result in found.values())
 
 
 # --- the server -----------------------------------------------------------------------------------
