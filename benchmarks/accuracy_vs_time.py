@@ -3,23 +3,23 @@
     python -m benchmarks.accuracy_vs_time --davis=../shared/data/DAVIS --out=runs/curve \
         --json=curve.json --svg=docs/accuracy_vs_time.svg
 
-Runs `segment` in many variants (`VARIANTS`) on every sequence, and scores the masks as the
-benchmark does: first and last frame left out, mean over frames, then over sequences. Seconds are
-those of `run.json`, training and all frames. `plain` is the paper's way: 500 float32 updates of
+Does the job of `segment` in many variants (`VARIANTS`) on every sequence, and scores the masks as
+the benchmark does: first and last frame left out, mean over frames, then over sequences. Seconds
+are those of `run.json`, training and all frames. `plain` is the paper's way: 500 float32 updates of
 whole frames, all outputs trained. Results in `--out` are kept and not made again, so that a long
 measurement can be broken off; give another folder, or remove it, to measure anew.
 """
 
-import json
 import pathlib
 import re
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from absl import app, flags
 
 from benchmarks import timing
-from osvos_tf import davis
-from pipelines import cli, segment
+from osvos_tf import LearnOptions, SegmentOptions, davis, video_job
 
 _DAVIS = flags.DEFINE_string("davis", None, "DAVIS root.", required=True)
 _PARENT = flags.DEFINE_string("parent", "compact", "The parent network.")
@@ -30,21 +30,25 @@ _OUT = flags.DEFINE_string("out", None, "Folder for the results of segment.", re
 _SVG = flags.DEFINE_string("svg", None, "File to draw the curve to.")
 flags.adopt_module_key_flags(timing)
 
-_PLAIN = ["--recipe=plain", "--height=480", "--nofollow"]
-VARIANTS = {
-    "parent only": ["--updates=0"],
-    **{f"{n} updates": [f"--updates={n}", "--nountil_learned"] for n in (25, 50, 100, 200)},
-    "default": [],
-    "default float32": ["--precision=float32"],
-    "default whole frames": ["--nofollow"],
-    "plain bfloat16": [*_PLAIN, "--precision=bfloat16"],
-    "plain": [*_PLAIN, "--precision=float32"],
+_PLAIN = {"recipe": "plain", "height": 480}
+_WHOLE = {"follow": False}
+VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "parent only": ({"updates": 0}, {}),
+    **{f"{n} updates": ({"updates": n, "until_learned": False}, {}) for n in (25, 50, 100, 200)},
+    "default": ({}, {}),
+    "default float32": ({"precision": "float32"}, {"precision": "float32"}),
+    "default whole frames": ({}, _WHOLE),
+    "plain bfloat16": (
+        {**_PLAIN, "precision": "bfloat16"},
+        {**_WHOLE, "precision": "bfloat16"},
+    ),
+    "plain": ({**_PLAIN, "precision": "float32"}, {**_WHOLE, "precision": "float32"}),
 }
-"""Name of a variant -> flags of `segment`."""
+"""Name of a variant -> options of learning, options of segmentation."""
 _CURVE = re.compile(r"parent only|\d+ updates|default")  # names of what lies on the line
 
 
-def main(argv):
+def main(argv: list[str]) -> None:
     """Prints a row a variant."""
     del argv
     sequences = davis.read_split(_DAVIS.value, _SPLIT.value, sequences=_SEQUENCES.value)
@@ -53,7 +57,9 @@ def main(argv):
     for name in _VARIANTS.value or VARIANTS:
         runs = [measure(name, sequence) for sequence in sequences]
         means = {key: float(np.mean([run[key] for run in runs])) for key in runs[0]}
-        rows.append({"what": name, **means, "sequences": len(runs), "flags": VARIANTS[name]})
+        learn, segment = VARIANTS[name]
+        options = {"learn": learn, "segment": segment}
+        rows.append({"what": name, **means, "sequences": len(runs), "options": options})
         print(
             f"{name:24}{means['J']:8.4f}{means['seconds']:9.1f}{means['training_seconds']:10.1f}"
             f"{means['updates']:9.0f}{means['frames_per_second']:10.1f}",
@@ -64,15 +70,18 @@ def main(argv):
         pathlib.Path(_SVG.value).write_text(draw(rows))
 
 
-def measure(name, sequence):
+def measure(name: str, sequence: davis.Sequence) -> dict[str, float]:
     """Segments a sequence unless that is done; returns J and seconds."""
     out = pathlib.Path(_OUT.value) / name.replace(" ", "_") / sequence.name
-    if not (out / cli.RECORD).is_file():
-        frames = {"frames": sequence.frames[0].image.parent, "mask": sequence.frames[0].mask}
-        values = {**frames, "parent": _PARENT.value, "out": out}
-        arguments = [f"--{flag}={value}" for flag, value in values.items()]
-        segment.main(cli.parse(segment.FLAGS, [*arguments, *VARIANTS[name]]))
-    record = json.loads((out / cli.RECORD).read_text())
+    learn, segment = VARIANTS[name]
+    job = video_job.VideoJob(
+        frames=str(sequence.frames[0].image.parent),
+        masks=(str(sequence.frames[0].mask),),
+        out=str(out),
+        learn=LearnOptions(parent=_PARENT.value, **learn),
+        segment=SegmentOptions(**segment),
+    )
+    record = video_job.run(job)
     training, inference = record["seconds"]["training"], record["seconds"]["inference"]
     return {
         "J": timing.mean_j(sequence, out / "masks"),
@@ -83,7 +92,7 @@ def measure(name, sequence):
     }
 
 
-def draw(rows):
+def draw(rows: Sequence[dict[str, Any]]) -> str:
     """Returns an SVG picture of J over seconds, the latter on a logarithmic axis."""
     width, height, left, bottom = 720, 420, 60, 50
     seconds = np.array([row["seconds"] for row in rows])
@@ -91,7 +100,7 @@ def draw(rows):
     floor = np.floor(10 * min(row["J"] for row in rows)) / 10
     ceiling = np.ceil(10 * max(row["J"] for row in rows)) / 10
 
-    def place(row):
+    def place(row: dict[str, Any]) -> tuple[float, float]:
         x = left + (np.log10(row["seconds"]) - low) / (high - low) * (width - left - 20)
         y = height - bottom - (row["J"] - floor) / (ceiling - floor) * (height - bottom - 20)
         return x, y

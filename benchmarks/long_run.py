@@ -20,6 +20,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from typing import Any
 
 import grpc
 import numpy as np
@@ -43,13 +45,18 @@ _ROLES = {"training": "#0072b2", "serving": "#d55e00", "segment_dataset": "#009e
           "its worker": "#cc79a7"}  # fmt: skip
 """What is watched -> its colour."""
 
+Running = dict[str, "subprocess.Popen[bytes]"]  # what is watched -> its process
+Rows = list[dict[str, Any]]
 
-def main(argv):
+
+def main(argv: list[str]) -> None:
     """Prints a table of memory and handles over time."""
     del argv
     out = files.ensure_writable(_OUT.value)
     _prepare(out)
-    rows, errors, requests = [], [], collections.Counter()
+    rows: Rows = []
+    errors: list[str] = []
+    requests: collections.Counter[str] = collections.Counter()
     done = threading.Event()
     with contextlib.ExitStack() as stack:
         running = {role: _start(role, command, out, stack) for role, command in _commands(out)}
@@ -71,7 +78,7 @@ def main(argv):
         raise SystemExit(f"Failed: {errors[:3]}, {statuses}, wanted {wanted}")
 
 
-def _prepare(out):
+def _prepare(out: pathlib.Path) -> None:
     """Leaves records, a small parent, a list of sequences and a first version in the folder."""
     painter.paint_davis(out / "DAVIS", train=4, val=1)
     tfrecord.write_records(davis.read_split(out / "DAVIS", "train"), out / "records", "train")
@@ -84,7 +91,7 @@ def _prepare(out):
     _export(out)
 
 
-def _commands(out):
+def _commands(out: pathlib.Path) -> Iterator[tuple[str, list[str]]]:
     """Yields (role, the command's name and flags)."""
     parent = f"--parent={out / 'parent.keras'}"
     yield "training", ["train_parent", f"--records={out / 'records'}", f"--workdir={out / 'run'}",
@@ -96,7 +103,9 @@ def _commands(out):
                       f"--grpc_port={_PORT.value}"]  # fmt: skip
 
 
-def _start(role, command, out, stack):
+def _start(
+    role: str, command: list[str], out: pathlib.Path, stack: contextlib.ExitStack
+) -> "subprocess.Popen[bytes]":
     log = stack.enter_context((out / f"{role}.log").open("wb"))
     name, *arguments = command
     process = subprocess.Popen(
@@ -106,13 +115,13 @@ def _start(role, command, out, stack):
     return process
 
 
-def _stop(process):
+def _stop(process: "subprocess.Popen[bytes]") -> int:
     """Tells a process to stop as a system would; returns its exit status."""
     process.send_signal(signal.SIGTERM)
     return process.wait(timeout=300)
 
 
-def _watch(out, running, rows, errors):
+def _watch(out: pathlib.Path, running: Running, rows: Rows, errors: list[str]) -> None:
     """Samples all processes, and swaps versions, until time is up."""
     start = time.monotonic()
     swapped = sampled = start
@@ -131,7 +140,7 @@ def _watch(out, running, rows, errors):
         time.sleep(0.5)
 
 
-def _export(out):
+def _export(out: pathlib.Path) -> None:
     """Exports the next version and removes the oldest."""
     folder = out / "saved_models"
     command = [f"--model={out / 'parent.keras'}", f"--out={folder}"]
@@ -145,7 +154,12 @@ def _export(out):
         shutil.rmtree(folder / str(version))
 
 
-def _ask(out, done, errors, requests):
+def _ask(
+    out: pathlib.Path,
+    done: threading.Event,
+    errors: list[str],
+    requests: "collections.Counter[str]",
+) -> None:
     """Asks the server for masks without pause, once it is there."""
     (sequence,) = davis.read_split(out / "DAVIS", "val")
     images = video.open_frames(sequence.frames[0].image.parent)
@@ -165,7 +179,7 @@ def _ask(out, done, errors, requests):
             time.sleep(1)
 
 
-def _pids(running):
+def _pids(running: Running) -> Iterator[tuple[str, int]]:
     """Yields (role, process id) of all that is watched."""
     for role, process in running.items():
         yield role, process.pid
@@ -175,7 +189,7 @@ def _pids(running):
             yield "its worker", int(child)
 
 
-def _sample(role, pid, minute):
+def _sample(role: str, pid: int, minute: float) -> dict[str, Any]:
     process = pathlib.Path(f"/proc/{pid}")
     status = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
     return {
@@ -188,7 +202,7 @@ def _sample(role, pid, minute):
     }
 
 
-def _show(rows):
+def _show(rows: Rows) -> None:
     print(f"{'minute':>8}" + "".join(f"{role:>28}" for role in _ROLES))
     minutes = sorted({row["minute"] for row in rows})
     for minute in minutes[:: max(1, len(minutes) // _SHOWN)]:
@@ -202,13 +216,13 @@ def _show(rows):
         print(f"{minute:8.1f}" + "".join(f"{cell:>28}" for cell in cells))
 
 
-def draw(rows):
+def draw(rows: Rows) -> str:
     """Returns an SVG picture of memory over time, a line a process."""
     width, height, left, bottom = 720, 360, 70, 50
     top = max(row["bytes"] for row in rows)
     last = max(row["minute"] for row in rows)
 
-    def place(row):
+    def place(row: dict[str, Any]) -> str:
         x = left + row["minute"] / last * (width - left - 20)
         return f"{x:.1f} {height - bottom - row['bytes'] / top * (height - bottom - 30):.1f}"
 

@@ -3,11 +3,11 @@
     python -m benchmarks.scaling                  # about ten minutes on two quiet cores
     python -m benchmarks.scaling --tables=frames --counts=10,2000 --json=rows.json
 
-Each case is the real `segment` in a process of its own, on invented JPEGs, with a parent network
-of random weights: what it costs does not depend on what it knows. Seconds are those of a frame, or
-of an update of the one-shot stage, what it takes to set up the network's graph included. The bound
-is the arithmetic alone, at the rate of a matrix product just before. Peak memory is the most that
-the process ever held, libraries included; it is Linux that says so.
+Each case is the real job of `segment` in a process of its own, on invented JPEGs, with a parent
+network of random weights: what it costs does not depend on what it knows. Seconds are those of a
+frame, or of an update of the one-shot stage, what it takes to set up the network's graph included.
+The bound is the arithmetic alone, at the rate of a matrix product just before. Peak memory is the
+most that the process ever held, libraries included; it is Linux that says so.
 """
 
 import json
@@ -16,12 +16,15 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from typing import Any
 
 import cv2
 from absl import app, flags
 
 from benchmarks import timing
-from osvos_tf import cost, files, model, recipes, video
+from osvos_tf import LearnOptions, SegmentOptions, cost, files, model, recipes, video
+from osvos_tf.video_job import VideoJob
 
 _TABLES = flags.DEFINE_list("tables", ["frames", "size", "batch", "training"], "What to vary.")
 _WIDTH = flags.DEFINE_float("width_multiplier", 0.25, "Width of the network.")
@@ -34,24 +37,23 @@ _UPDATES = flags.DEFINE_integer("updates", 10, "Updates of the training table.")
 flags.adopt_module_key_flags(timing)
 
 _DISTINCT = 8  # invented frames; more are links to them
-# `segment`, with another number of frames in a call of the network where one is given; leaves the
-# most memory that it held in a file. (What the system tells a parent of its child includes what
-# the child was before it became `segment`: a copy of the parent.)
+# The job of `segment`, with another number of frames in a call of the network where one is given;
+# leaves the most memory that it held in a file. (What the system tells a parent of its child
+# includes what the child was before: a copy of the parent.)
 _PROGRAM = """
-import functools, pathlib, re, sys
-from osvos_tf import inference
-from pipelines import segment
-batch_size, peak = int(sys.argv.pop(1)), pathlib.Path(sys.argv.pop(1))
+import functools, json, pathlib, re, sys
+from osvos_tf import inference, video_job
+batch_size, peak, job = int(sys.argv[1]), pathlib.Path(sys.argv[2]), json.loads(sys.argv[3])
 for name in ("predict_frames", "follow_object") if batch_size else ():
     function = functools.partial(getattr(inference, name), batch_size=batch_size)
     setattr(inference, name, function)
-segment.run()
+video_job.run(video_job.VideoJob.from_json(job))
 status = pathlib.Path("/proc/self/status").read_text()
 peak.write_text(re.search(r"VmHWM:\\s+(\\d+) kB", status)[1])
 """
 
 
-def main(argv):
+def main(argv: list[str]) -> None:
     """Prints one row a case."""
     del argv
     rows = []
@@ -63,9 +65,9 @@ def main(argv):
     timing.write(rows)
 
 
-def cases(table):
+def cases(table: str) -> Iterator[dict[str, Any]]:
     """Yields the arguments of `measure` for the rows of a table."""
-    case = {"count": _COUNT.value, "height": _HEIGHT.value}
+    case: dict[str, Any] = {"count": _COUNT.value, "height": _HEIGHT.value}
     values = {
         "frames": ("count", _COUNTS.value),
         "size": ("height", _HEIGHTS.value),
@@ -78,30 +80,36 @@ def cases(table):
     yield from ({**case, name: int(value)} for value in varied)
 
 
-def measure(folder, *, count, height, batch_size=None, updates=0):
-    """Runs `segment` on invented frames in a process of its own; returns the row.
+def measure(
+    folder: pathlib.Path,
+    *,
+    count: int,
+    height: int,
+    batch_size: int | None = None,
+    updates: int = 0,
+) -> dict[str, Any]:
+    """Does the job of `segment` on invented frames in a process of its own; returns the row.
 
     Args:
         folder: an empty one, for all files.
         count: number of frames.
         height: of the frames in pixels; they are as wide as 16:9 makes them.
-        batch_size: frames of a call of the network; None leaves that to `segment`.
+        batch_size: frames of a call of the network; None leaves that to the job.
         updates: of the one-shot stage; where there are some, the row is about them.
     """
     size = height, round(height * 16 / 9)
     precision = model.choose_precision("auto")
-    arguments = _prepare(folder, size, count)
-    arguments += [f"--updates={updates}", f"--precision={precision}"]
+    job = _prepare(folder, size, count, updates, precision)
     probe = timing.matrix_probe(precision)
     probe.run()
     flops_a_second = probe.amount / timing.best_seconds(probe.run)
     watch = timing.Stopwatch()
-    settings = [str(batch_size or 0), str(folder / "peak")]
-    subprocess.run([sys.executable, "-c", _PROGRAM, *settings, *arguments], check=True)
+    arguments = [str(batch_size or 0), str(folder / "peak"), json.dumps(job.as_json())]
+    subprocess.run([sys.executable, "-c", _PROGRAM, *arguments], check=True)
     peak = 1024 * int((folder / "peak").read_text())
     whole = watch.read()
     seconds = json.loads((folder / "out" / "run.json").read_text())["seconds"]
-    settings = {"width_multiplier": _WIDTH.value}
+    settings: dict[str, Any] = {"width_multiplier": _WIDTH.value}
     if updates:
         what, took = f"update at {height}p", seconds["training"] / updates
         settings["batch_size"] = recipes.ONE_SHOTS["scratch"].batch_size
@@ -128,8 +136,10 @@ def measure(folder, *, count, height, batch_size=None, updates=0):
     )
 
 
-def _prepare(folder, size, count):
-    """Invents frames, a mask and a parent; returns the arguments of `segment` that name them."""
+def _prepare(
+    folder: pathlib.Path, size: tuple[int, int], count: int, updates: int, precision: str
+) -> VideoJob:
+    """Invents frames, a mask and a parent; returns the job on them."""
     frames = files.ensure_writable(folder / "frames")
     for number in range(count):
         path = frames / f"{number:05d}.jpg"
@@ -140,12 +150,15 @@ def _prepare(folder, size, count):
     video.write_mask(folder / "mask.png", timing.disk(size))
     parent = model.build_foreground(width_multiplier=_WIDTH.value, start="scratch", seed=0)
     model.save_model(parent, folder / "parent.keras")
-    return [
-        f"--frames={frames}",
-        f"--mask={folder / 'mask.png'}",
-        f"--parent={folder / 'parent.keras'}",
-        f"--out={folder / 'out'}",
-    ]
+    return VideoJob(
+        frames=str(frames),
+        masks=(str(folder / "mask.png"),),
+        out=str(folder / "out"),
+        learn=LearnOptions(
+            parent=str(folder / "parent.keras"), updates=updates, precision=precision
+        ),
+        segment=SegmentOptions(precision=precision),
+    )
 
 
 if __name__ == "__main__":
