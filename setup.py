@@ -61,6 +61,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10,<3.14",
+    package_dir={"": "."},  # an editable install is then a path, without a finder at each start
     packages=[*find_packages(include=["osvos_tf*", "pipelines*", "benchmarks*"]), "saved_models"],
     package_data={"osvos_tf": ["*.jinja", "py.typed"], "saved_models": ["compact/*"]},
     install_requires=REQUIREMENTS,

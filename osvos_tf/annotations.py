@@ -55,7 +55,7 @@ def read_annotations(
         if name in known:
             raise InputError(f"Two masks annotate frame {name!r}. Give each frame one.")
         image = frames.read(name)
-        mask = video.read_mask(source, object_id, picked_by="object (--object)")
+        mask = video.read_mask(source, object_id, picked_by="`object`")
         is_path = isinstance(source, (str, os.PathLike))
         _check(mask, f"'{source}'" if is_path else f"of frame {name!r}", image, name)
         known[name] = Annotation(name, image, mask)

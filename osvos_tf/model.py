@@ -14,6 +14,9 @@ import zipfile
 from collections.abc import Callable
 from typing import Any
 
+from osvos_tf import runtime  # noqa: F401 (before Keras: it decides what that runs on)
+
+# isort: split
 import h5py
 import keras
 import numpy as np
@@ -47,7 +50,7 @@ _NATIVE = {"save_format": "keras_v3"} if keras.__version__ < "3" else {}
 # Settings of layers that make the function what it is.
 _TOLD = ("filters", "kernel_size", "strides", "padding", "dilation_rate", "groups", "activation",
          "use_bias", "pool_size", "stride", "scale", "working_height", "crop")  # fmt: skip
-_AXES = "channels_last"  # whatever keras.json says
+_FIXED = {"data_format": "channels_last", "dtype": "float32"}  # whatever keras.json says
 _PROBE_SIZE = (17, 19)  # height and width of the frame that a loaded network must take
 _PROBE = 1024  # rows of the matrix product that compares the precisions
 
@@ -108,12 +111,16 @@ def build_predictor(
         InputError for frames without a batch axis, or scaled to 0..1: nothing would be found.
     """
     height = height or working_height(model)
-    images = keras.Input((None, None, 3), name="images")
+    images = keras.Input((None, None, 3), dtype="float32", name="images")
     if height is None:
         logits = model(images)["fused"]
     else:
-        small = layers.ResizeToHeight(height, frame_height, name="working_height")(images)
-        logits = layers.ResizeLike(name="frame_height")([model(small)["fused"], images])
+        small = layers.ResizeToHeight(height, frame_height, dtype="float32", name="working_height")(
+            images
+        )
+        logits = layers.ResizeLike(dtype="float32", name="frame_height")(
+            [model(small)["fused"], images]
+        )
     probability = keras.layers.Activation("sigmoid", dtype="float32", name="probability")(logits)
     return Predictor(images, probability, name=f"{model.name}_predictor")
 
@@ -160,7 +167,7 @@ def build_two_stream(
         float32 probabilities [batch, height, width, 1]: `probabilities` (of the object) and
         `contours`.
     """
-    images = keras.Input((None, None, 3), name="images")
+    images = keras.Input((None, None, 3), dtype="float32", name="images")
     streams = {"probabilities": foreground, "contours": contour}
     outputs = {
         name: build_predictor(network, frame_height=frame_height)(images)
@@ -450,21 +457,19 @@ def _build(
 def _graph(
     name: str, crop: str, channels: list[int], settings: dict[str, Any], seeds: "_Seeds"
 ) -> keras.Model:
-    images = keras.Input((None, None, 3), name="images")
+    images = keras.Input((None, None, 3), dtype="float32", name="images")
     x = layers.Preprocess(settings["scale"], name="preprocess", dtype="float32")(images)
     sides = []
     for stage, (convolutions, _) in enumerate(VGG_BLOCKS, start=1):
         if stage > 1:
             # "same" keeps the partial window of an odd edge, as Caffe's ceil does.
-            x = keras.layers.MaxPooling2D(
-                2, padding="same", data_format=_AXES, name=f"block{stage}_pool"
-            )(x)
+            x = keras.layers.MaxPooling2D(2, padding="same", **_FIXED, name=f"block{stage}_pool")(x)
         for index in range(1, convolutions + 1):
             x = keras.layers.Conv2D(
                 channels[stage - 1],
                 3,
                 padding="same",
-                data_format=_AXES,
+                **_FIXED,
                 activation="relu",
                 kernel_initializer=seeds.initialiser(settings["trunk"]),
                 name=f"block{stage}_conv{index}",
@@ -475,7 +480,7 @@ def _graph(
                     SIDE_CHANNELS,
                     3,
                     padding="same",
-                    data_format=_AXES,
+                    **_FIXED,
                     kernel_initializer=seeds.initialiser(settings["side"]),
                     name=f"prep_side{stage}",
                 )(x)
@@ -491,9 +496,8 @@ def _heads(
         score = keras.layers.Conv2D(
             1,
             1,
-            data_format=_AXES,
+            **_FIXED,
             kernel_initializer=seeds.initialiser(settings["score"]),
-            dtype="float32",
             name=f"score_{side}",
         )(features)
         outputs[side] = layers.Upsample(stride, crop, dtype="float32", name=side)([score, images])

@@ -73,13 +73,13 @@ class LearnOptions:
         _require_at_least(self, 0, "updates", "views", "frozen")
         _require_above_zero(self, "budget", "height")
         if self.crop is not None and not 0.1 <= self.crop <= 1:
-            raise InputError(f"Wanted crop from 0.1 to 1. Got crop={self.crop}.")
+            raise InputError(f"Wanted `crop` from 0.1 to 1. Got {self.crop}.")
         if self.frozen is not None and self.frozen > 4:
-            raise InputError(f"Wanted frozen from 0 to 4 blocks. Got frozen={self.frozen}.")
+            raise InputError(f"Wanted `frozen` from 0 to 4 blocks. Got {self.frozen}.")
         if self.updates == 0 and self.parent == "random":
             raise InputError(
-                "parent=random with updates=0 has learned nothing: give it updates, or name a "
-                "parent network."
+                "A `parent` of random weights with 0 `updates` has learned nothing: give it some, or "
+                "name a parent network."
             )
         self.stage()
 
@@ -104,8 +104,8 @@ class LearnOptions:
             changes["augmentation"] = dataclasses.replace(stage.augmentation, crop=self.crop)
         if changes.get("frozen", stage.frozen) and changes.get("views", stage.views) is None:
             raise InputError(
-                "frozen needs views: what frozen blocks compute is kept for each view. "
-                f"Got frozen={self.frozen} and views={self.views}."
+                "`frozen` needs `views`: what frozen blocks compute is kept for each view. "
+                f"Got {self.frozen} and {self.views}."
             )
         return dataclasses.replace(stage, **changes)
 
@@ -143,11 +143,11 @@ class SegmentOptions:
         _require_one_of(self, snap=SNAPS, precision=PRECISIONS)
         for name in ("threshold", "contour_threshold"):
             if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"Wanted {name} from 0 to 1. Got {name}={getattr(self, name)}.")
+                raise InputError(f"Wanted `{name}` from 0 to 1. Got {getattr(self, name)}.")
         if (self.snap == "contour") != (self.contour is not None):
             raise InputError(
-                "snap=contour and contour=FILE go together: the file is the contour network, made "
-                f"by train_contour. Got snap={self.snap} and contour={self.contour}."
+                "`snap` to contours and a `contour` network go together: its file is made by "
+                f"train_contour. Got {self.snap} and {self.contour}."
             )
 
 
@@ -178,7 +178,7 @@ def _require_one_of(options: Any, **choices: tuple[str, ...]) -> None:
     for name, allowed in choices.items():
         if getattr(options, name) not in allowed:
             raise InputError(
-                f"Wanted {name} to be one of {', '.join(allowed)}. Got {getattr(options, name)!r}."
+                f"Wanted `{name}` to be one of {', '.join(allowed)}. Got {getattr(options, name)!r}."
             )
 
 
@@ -186,11 +186,11 @@ def _require_at_least(options: Any, least: int, *names: str) -> None:
     for name in names:
         value = getattr(options, name)
         if value is not None and not value >= least:
-            raise InputError(f"{name} must be {least} or more. Got {name}={value}.")
+            raise InputError(f"`{name}` must be {least} or more. Got {value}.")
 
 
 def _require_above_zero(options: Any, *names: str) -> None:
     for name in names:
         value = getattr(options, name)
         if value is not None and not value > 0:
-            raise InputError(f"{name} must be above 0. Got {name}={value}.")
+            raise InputError(f"`{name}` must be above 0. Got {value}.")

@@ -171,7 +171,7 @@ def require_place(
     if record[WORK] != work and not overwrite:
         raise InputError(
             f"'{out}' holds finished results made with {describe_difference(record, work)}. Name "
-            "another folder to keep them, or replace them with overwrite (--overwrite)."
+            "another folder to keep them, or replace them with `overwrite`."
         )
     return _require_movable(out)
 

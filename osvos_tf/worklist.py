@@ -106,9 +106,11 @@ def _parse(line: str, root: pathlib.Path, place: str) -> Item:
     if len(words) < 2:
         raise InputError(f"{place}: wanted FRAMES MASK, got {line.strip()!r}.")
     name, given = _split(words[0], root)
+    given = os.path.expanduser(given)
     masks = []
     for word in words[1:]:
         frame, mask = _split(word, root)
+        mask = os.path.expanduser(mask)
         masks.append(str(root / mask) if frame is None else f"{frame}:{root / mask}")
     frames = root / given
     if name is None:

@@ -293,7 +293,7 @@ def _score_all(
         workers, mp_context=multiprocessing.get_context("spawn"), initializer=_become_worker
     )
     try:
-        with _deaf_to_interrupts():
+        with cli.finishing(""), _deaf_to_interrupts():
             futures = {pool.submit(_score_sequence, tasks[key]): key for key in order}
         for future in concurrent.futures.as_completed(futures):
             yield futures[future], future.result()

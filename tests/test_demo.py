@@ -74,7 +74,7 @@ def test_every_stage_runs_and_leaves_what_it_should(tmp_path, monkeypatch, capsy
     before = content(out)
     run("--out=somewhere/demo")  # the same again
     assert "holds the demonstration already, whole" in capsys.readouterr().out
-    with pytest.raises(InputError, match=r"made with another seed.*--overwrite"):
+    with pytest.raises(InputError, match=r"made with another seed.*`overwrite`"):
         run("--out=somewhere/demo", "--seed=1")
     assert content(out) == before
 
@@ -125,7 +125,7 @@ def test_another_seed_replaces_it_when_asked_for(stages, tmp_path, monkeypatch):
     run(f"--out={out}")
     (out / "world" / "notes.txt").write_text("mine")
     before = content(out)
-    with pytest.raises(InputError, match=r"made with another seed.*--overwrite"):
+    with pytest.raises(InputError, match=r"made with another seed.*`overwrite`"):
         run(f"--out={out}", "--seed=1")
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(demo, "_write_sheet", interrupt)

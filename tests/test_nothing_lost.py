@@ -125,7 +125,7 @@ def test_results_of_other_flags_are_replaced_when_asked_for_only(run, tmp_path, 
     (out / "masks" / "notes.txt").write_text("mine, too")
     before = content(tmp_path)
     (name,) = CHANGES[command]
-    with pytest.raises(InputError, match=rf"place' holds .* with another .*{name}.*--overwrite"):
+    with pytest.raises(InputError, match=rf"place' holds .* with another .*{name}.*`overwrite`"):
         run(command, **CHANGES[command])
     assert content(tmp_path) == before
     run(command, **CHANGES[command], overwrite=True)

@@ -200,7 +200,7 @@ def test_over_other_work(tmp_path, can_exchange):
     out = tmp_path / "dog"
     make(out, A)
     before = content(out)
-    with pytest.raises(InputError, match=rf"'{out}' holds .* made with another seed.*--overwrite"):
+    with pytest.raises(InputError, match=rf"'{out}' holds .* made with another seed.*`overwrite`"):
         make(out, B)
     assert content(out) == before and list(tmp_path.iterdir()) == [out]
     make(out, B, overwrite=True)

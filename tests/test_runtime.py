@@ -102,10 +102,10 @@ print(sorted(map(str, types)), abs(rate / stage.rate - 1) < 1e-3)
 """
 
 
-@pytest.mark.parametrize("first", ["training"])
+@pytest.mark.parametrize("first", ["model", "training"])
 def test_settings_of_keras_change_nothing(first, tmp_path):
     """No torch is installed here, so that its backend would fail at once."""
-    settings = {"backend": "torch", "image_data_format": "channels_first"}
+    settings = {"backend": "torch", "image_data_format": "channels_first", "floatx": "float16"}
     (tmp_path / "keras.json").write_text(json.dumps(settings))
     expected = run(MASKS.format(first=first), KERAS_HOME=str(tmp_path / "none"))
     assert expected.returncode == 0, expected.stderr

@@ -224,9 +224,9 @@ def test_masks_are_snapped_to_edges(arguments):
 
 def test_snap_and_contour_go_together(arguments, contour, parent):
     for flags, message in (
-        ({"snap": "contour"}, "contour=FILE go together"),
-        ({"contour": contour}, "contour=FILE go together"),
-        ({"snap": "none", "contour": contour}, "contour=FILE go together"),
+        ({"snap": "contour"}, "`contour` network go together"),
+        ({"contour": contour}, "`contour` network go together"),
+        ({"snap": "none", "contour": contour}, "`contour` network go together"),
         ({"snap": "contour", "contour": parent}, "holds a foreground network"),
         ({"snap": "contour", "contour": "absent"}, "No model file absent"),
     ):
@@ -312,11 +312,11 @@ def make(kind, tmp_path):
         ("parent", "absent", "No model file"),
         ("parent", "text.keras", "not a .keras file"),
         ("out", "text.file", "output folder"),
-        ("updates", -1, "updates must be"),
-        ("budget", 0, "budget must be"),
-        ("frozen", 2, "frozen needs views"),
-        ("height", 0, "height must be"),
-        ("object", 7, "--object"),
+        ("updates", -1, "`updates` must be"),
+        ("budget", 0, "`budget` must be"),
+        ("frozen", 2, "`frozen` needs `views`"),
+        ("height", 0, "`height` must be"),
+        ("object", 7, "by `object`"),
     ],
 )
 def test_refused_with_a_message_and_nothing_written(arguments, tmp_path, flag, value, message):
@@ -359,10 +359,10 @@ def test_results_of_other_flags_are_replaced_only_where_that_is_said(arguments, 
     before = read_all(out)
     run(arguments)  # the same command again is fine
     assert "holds these results already" in capsys.readouterr().out
-    with pytest.raises(InputError, match=r"made with another seed.*--overwrite"):
+    with pytest.raises(InputError, match=r"made with another seed.*`overwrite`"):
         run({**arguments, "seed": 1})
     other = shutil.copytree(arguments["frames"], out.parent / "another_video")
-    with pytest.raises(InputError, match=r"made with another frames.*--overwrite"):
+    with pytest.raises(InputError, match=r"made with another frames.*`overwrite`"):
         run({**arguments, "frames": other})
     assert read_all(out) == before
     (out / "notes.txt").write_text("mine")

@@ -277,7 +277,7 @@ def test_what_is_made_otherwise_is_done_again_where_the_user_says_so(run, quick,
     for flags, what in (({"seed": 1}, "seed"), ({"parent": "random"}, "parent")):
         with pytest.raises(
             InputError,
-            match=rf"'{out / 'bear'}' holds .* another {what}\..*--overwrite.*with 1 more",
+            match=rf"'{out / 'bear'}' holds .* another {what}\..*`overwrite`.*with 1 more",
         ):
             run({**arguments, **flags})
         assert content(out) == before

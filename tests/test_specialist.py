@@ -267,7 +267,7 @@ def test_options_of_another_name_or_type(frames, mask, dog):
         osvos_tf.learn(frames, {0: mask}, update=3)
     with pytest.raises(TypeError, match="must be a SegmentOptions"):
         dog.segment(frames, options=LearnOptions())
-    with pytest.raises(InputError, match="Wanted snap to be one of"):
+    with pytest.raises(InputError, match="Wanted `snap` to be one of"):
         dog.segment(frames, snap="hard")  # told at once, not by the first frame
 
 
@@ -432,16 +432,16 @@ def test_scores_that_cannot_be(bear, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"recipe": "best"}, "Wanted recipe to be one of paper, plain, scratch. Got 'best'"),
-        ({"heads": "none"}, "Wanted heads to be one of"),
-        ({"precision": "int8"}, "Wanted precision to be one of"),
-        ({"updates": -1}, "updates must be 0 or more. Got updates=-1"),
-        ({"budget": 0}, "budget must be above 0"),
-        ({"budget": float("nan")}, "budget must be above 0"),
-        ({"height": 0}, "height must be above 0"),
-        ({"crop": 0.01}, "Wanted crop from 0.1 to 1"),
-        ({"frozen": 2}, "frozen needs views"),
-        ({"frozen": 5, "views": 4}, "Wanted frozen from 0 to 4"),
+        ({"recipe": "best"}, "Wanted `recipe` to be one of paper, plain, scratch. Got 'best'"),
+        ({"heads": "none"}, "Wanted `heads` to be one of"),
+        ({"precision": "int8"}, "Wanted `precision` to be one of"),
+        ({"updates": -1}, "`updates` must be 0 or more. Got -1"),
+        ({"budget": 0}, "`budget` must be above 0"),
+        ({"budget": float("nan")}, "`budget` must be above 0"),
+        ({"height": 0}, "`height` must be above 0"),
+        ({"crop": 0.01}, "Wanted `crop` from 0.1 to 1"),
+        ({"frozen": 2}, "`frozen` needs `views`"),
+        ({"frozen": 5, "views": 4}, "Wanted `frozen` from 0 to 4"),
         ({"updates": 0, "parent": "random"}, "learned nothing"),
     ],
 )
@@ -453,9 +453,9 @@ def test_learn_options_that_do_not_fit(changes, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"threshold": 1.1}, "Wanted threshold from 0 to 1"),
-        ({"threshold": float("nan")}, "Wanted threshold from 0 to 1"),
-        ({"contour_threshold": -0.1}, "Wanted contour_threshold from 0 to 1"),
+        ({"threshold": 1.1}, "Wanted `threshold` from 0 to 1"),
+        ({"threshold": float("nan")}, "Wanted `threshold` from 0 to 1"),
+        ({"contour_threshold": -0.1}, "Wanted `contour_threshold` from 0 to 1"),
         ({"snap": "contour"}, "go together"),
         ({"contour": "c.keras"}, "go together"),
     ],

@@ -246,7 +246,7 @@ def test_palette_indices_are_object_ids_and_255_is_void(tmp_path):
 
 def test_grey_label_map_needs_an_object_id(tmp_path):
     path = save(tmp_path / "mask.png", SQUARE * 2)
-    with pytest.raises(InputError, match=r"holds 0, 2\. .*threshold it.*--object"):
+    with pytest.raises(InputError, match=r"holds 0, 2\. .*threshold it.*pick one by object_id"):
         read_mask(path)
     np.testing.assert_array_equal(read_mask(path, object_id=2), SQUARE)
 

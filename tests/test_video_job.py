@@ -214,7 +214,7 @@ def test_results_of_other_flags_networks_masks(job, out, trainings):
     video.write_mask(mask, np.eye(48, 80))
     assert job.find_fault() == "made with another mask"
     before = content(out)
-    with pytest.raises(InputError, match=rf"'{out}' holds .* another mask\. .*--overwrite"):
+    with pytest.raises(InputError, match=rf"'{out}' holds .* another mask\. .*`overwrite`"):
         video_job.run(job)
     assert content(out) == before
     video_job.run(change(job, overwrite=True))
@@ -234,7 +234,7 @@ def test_results_of_another_video(job, out, trainings, what):
         frames = frames.rename(frames.with_name("cat"))
         job = dataclasses.replace(job, frames=str(frames))
     assert job.find_fault() == "made with another frames"
-    with pytest.raises(InputError, match=r"another frames.*--overwrite"):
+    with pytest.raises(InputError, match=r"another frames.*`overwrite`"):
         video_job.run(job)
     video_job.run(change(job, overwrite=True))
     assert len(trainings) == 2 and job.find_fault() is None
