@@ -143,7 +143,8 @@ class SegmentOptions:
         _require_one_of(self, snap=SNAPS, precision=PRECISIONS)
         for name in ("threshold", "contour_threshold"):
             if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"Wanted `{name}` from 0 to 1. Got {getattr(self, name)}.")
+                value = getattr(self, name)
+                raise InputError(f"Wanted `{name}` from 0 to 1. Got {value}.")
         if (self.snap == "contour") != (self.contour is not None):
             raise InputError(
                 "`snap` to contours and a `contour` network go together: its file is made by "
@@ -178,7 +179,8 @@ def _require_one_of(options: Any, **choices: tuple[str, ...]) -> None:
     for name, allowed in choices.items():
         if getattr(options, name) not in allowed:
             raise InputError(
-                f"Wanted `{name}` to be one of {', '.join(allowed)}. Got {getattr(options, name)!r}."
+                f"Wanted `{name}` to be one of {', '.join(allowed)}. "
+                f"Got {getattr(options, name)!r}."
             )
 
 
