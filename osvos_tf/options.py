@@ -78,8 +78,8 @@ class LearnOptions:
             raise InputError(f"Wanted `frozen` from 0 to 4 blocks. Got {self.frozen}.")
         if self.updates == 0 and self.parent == "random":
             raise InputError(
-                "A `parent` of random weights with 0 `updates` has learned nothing: give it some, or "
-                "name a parent network."
+                "A `parent` of random weights with 0 `updates` has learned nothing: give it some, "
+                "or name a parent network."
             )
         self.stage()
 
