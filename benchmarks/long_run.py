@@ -74,6 +74,8 @@ def main(argv: list[str]) -> None:
     if _SVG.value:
         pathlib.Path(_SVG.value).write_text(draw(rows))
     wanted = {"training": 143, "serving": 143, "segment_dataset": 143}
+    if not requests:
+        errors.append("no request was answered")
     if errors or statuses != wanted:
         raise SystemExit(f"Failed: {errors[:3]}, {statuses}, wanted {wanted}")
 
@@ -172,7 +174,7 @@ def _ask(
                     predict(frames)
                     started = True
                     requests["answered"] += 1
-        except (OSError, ValueError, grpc.RpcError) as error:
+        except (OSError, ValueError, grpc.RpcError, serving.ServingError) as error:
             if started:
                 errors.append(str(error))
                 return
