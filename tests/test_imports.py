@@ -62,7 +62,7 @@ MAY_IMPORT = {
     "export": {"google", "inference", "model", "tensorflow_serving", *TENSORS},
     "serving": {"cv2", "grpc", "requests", "tensorflow_serving", *TENSORS},
     # The main job: as a call, for one video, for many.
-    "options": {"inference", "recipes"},
+    "options": {"inference", "keras_file", "recipes"},
     "specialist": {
         "annotations",
         "export",

@@ -185,7 +185,7 @@ def test_every_option_has_a_flag():
         ({"shard": "-1/2"}, "--shard=i/n"),
         ({"parent": "absent.keras"}, "--parent: no model file absent.keras"),
         ({"timeout": 0}, "--timeout must be above 0"),
-        ({"updates": -1}, "updates must be 0 or more"),
+        ({"updates": -1}, "`updates` must be 0 or more"),
         ({"snap": "contour"}, "contour=FILE go together"),
     ],
 )

@@ -107,7 +107,7 @@ def test_a_job_travels_as_json(job):
 def test_a_job_whose_options_do_not_fit_is_refused(job):
     value = job.as_json()
     value["learn"]["updates"] = -1
-    with pytest.raises(InputError, match="updates must be 0 or more"):
+    with pytest.raises(InputError, match="`updates` must be 0 or more"):
         VideoJob.from_json(value)
 
 
