@@ -502,6 +502,21 @@ def test_a_lock_ends_with_its_process(tmp_path):
     assert content(out) == OURS[2] and list(tmp_path.iterdir()) == [out]
 
 
+def test_what_is_replaced_says_until_its_end_what_is_ours(tmp_path, can_exchange, monkeypatch):
+    """So that a run that finds half of it takes nothing of it for somebody's own."""
+    make(tmp_path / "dog", B)
+    rmtree, left = results.shutil.rmtree, []
+
+    def watch(path, **options):
+        if path.parent == tmp_path:
+            left.append([file.name for file in path.iterdir()])
+        rmtree(path, **options)
+
+    monkeypatch.setattr(results.shutil, "rmtree", watch)
+    make(tmp_path / "dog", A, overwrite=True)
+    assert left == [[results.RECORD]]
+
+
 # --- killed at any step ---------------------------------------------------------------------------
 
 
