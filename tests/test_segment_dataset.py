@@ -186,7 +186,7 @@ def test_every_option_has_a_flag():
         ({"parent": "absent.keras"}, "--parent: no model file absent.keras"),
         ({"timeout": 0}, "--timeout must be above 0"),
         ({"updates": -1}, "`updates` must be 0 or more"),
-        ({"snap": "contour"}, "contour=FILE go together"),
+        ({"snap": "contour"}, "`contour` network go together"),
     ],
 )
 def test_refused_before_anything_is_written(run, arguments, flags, message):
