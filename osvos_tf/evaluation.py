@@ -61,7 +61,7 @@ def _folder(masks: Masks) -> pathlib.Path | None:
     """Returns the folder that PNGs lie in, None for masks in memory."""
     if not isinstance(masks, (str, os.PathLike)):
         return None
-    folder = pathlib.Path(masks).expanduser()
+    folder = pathlib.Path(os.path.expanduser(masks))
     return folder / "masks" if (folder / "masks").is_dir() else folder
 
 

@@ -71,6 +71,19 @@ def check(path: str | os.PathLike[str]) -> None:
         ) from error
 
 
+def colour_scale(path: str | os.PathLike[str]) -> float | None:
+    """Returns the factor by which a network scales colours; None where no file says."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            _check_members(archive)
+            config = json.loads(archive.read("config.json"))
+            _check_config(config)
+        layers = {layer["name"]: layer["config"] for layer in config["config"]["layers"]}
+        return float(layers["preprocess"]["scale"])
+    except Exception:  # whoever loads the network says what is wrong with it
+        return None
+
+
 class _Refused(Exception):
     """The file is readable, and holds something that it must not."""
 

@@ -7,9 +7,10 @@ records keep them, so that the same work is known again. Names and defaults are 
 import dataclasses
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
-from osvos_tf import recipes
+from osvos_tf import files, recipes
 from osvos_tf.errors import InputError
 from osvos_tf.inference import DEFAULT_THRESHOLD
 
@@ -27,9 +28,9 @@ class LearnOptions:
     """How an object is learned.
 
     Attributes:
-        parent: where training starts: a `.keras` file, "compact" for the parent network that comes
-            with the package, or "random" to learn from the annotated frames alone.
-        recipe: name of a stage in `recipes.ONE_SHOTS`.
+        parent: where training starts: a `.keras` file, "full" or "compact" for the parent networks
+            that come with the package, or "random" to learn from the annotated frames alone.
+        recipe: name of a stage in `recipes.ONE_SHOTS`; None: the one that suits the parent.
         updates: weight changes; 0 uses the parent as it is, None takes the recipe's own number.
         budget: seconds of training at most; without `updates` their number has no limit then.
         until_learned: end once the loss on held-out views falls no more; None: as the recipe says.
@@ -51,8 +52,8 @@ class LearnOptions:
         InputError: a value that no training can follow.
     """
 
-    parent: str = "compact"
-    recipe: str = "scratch"
+    parent: str = "full"
+    recipe: str | None = None
     updates: int | None = None
     budget: float | None = None
     until_learned: bool | None = None
@@ -68,7 +69,8 @@ class LearnOptions:
     def __post_init__(self) -> None:
         """Checks the values."""
         object.__setattr__(self, "parent", os.fspath(self.parent))
-        _require_one_of(self, recipe=tuple(sorted(recipes.ONE_SHOTS)))
+        if self.recipe is not None:
+            _require_one_of(self, recipe=tuple(sorted(recipes.ONE_SHOTS)))
         _require_one_of(self, heads=HEADS, precision=PRECISIONS)
         _require_at_least(self, 0, "updates", "views", "frozen")
         _require_above_zero(self, "budget", "height")
@@ -89,7 +91,7 @@ class LearnOptions:
         Raises:
             InputError: `frozen` without `views`.
         """
-        stage = recipes.ONE_SHOTS[self.recipe]
+        stage = recipes.ONE_SHOTS[self.recipe or _recipe_for(self.parent)]
         if self.updates is not None:
             (stage,) = recipes.with_updates((stage,), self.updates)
         elif self.budget is not None:
@@ -173,6 +175,19 @@ def with_changes(
         names = ", ".join(field.name for field in dataclasses.fields(kind))
         raise TypeError(f"No option is called {', '.join(unknown)}. Wanted some of: {names}.")
     return dataclasses.replace(kind() if options is None else options, **changes)
+
+
+def _recipe_for(parent: str) -> str:
+    """Returns the recipe that suits a parent: that of networks from ImageNet, or from nothing.
+
+    They are told by how they take colours: VGG16 as they are in a picture, others scaled.
+    """
+    if parent == "random":
+        return "scratch"
+    from osvos_tf import keras_file  # HDF5, which --help should not wait for
+
+    path = files.PARENTS.get(parent, Path(os.path.expanduser(parent)))
+    return "imagenet" if keras_file.colour_scale(path) == 1 else "scratch"
 
 
 def _require_one_of(options: Any, **choices: tuple[str, ...]) -> None:

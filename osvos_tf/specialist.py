@@ -279,7 +279,7 @@ def load(path: str | os.PathLike[str]) -> Specialist:
     Raises:
         InputError: there is none, or it is damaged.
     """
-    path = pathlib.Path(path).expanduser()
+    path = pathlib.Path(os.path.expanduser(path))
     if not path.is_dir():
         return Specialist(_foreground(path), objects={1: "object 1"})
     if not (path / NETWORK).is_file():
@@ -461,8 +461,8 @@ def _open(source: Source) -> video.Frames:
 
 def _parent(options: LearnOptions, frame_height: int) -> keras.Model:
     """Returns the network that training starts from."""
-    if options.parent == "compact":
-        return model.load_model(files.COMPACT_PARENT)
+    if options.parent in files.PARENTS:
+        return model.load_model(files.PARENTS[options.parent])
     if options.parent != "random":
         return _foreground(os.path.expanduser(options.parent))
     network = model.build_foreground(

@@ -76,8 +76,8 @@ class VideoJob:
         names, the sizes of their files, and the content of the first.
         """
         learn = dataclasses.asdict(self.learn)
-        parent = files.COMPACT_PARENT if self.learn.parent == "compact" else self.learn.parent
-        learn["parent"] = _identify(parent)
+        parent = self.learn.parent
+        learn["parent"] = _identify(files.PARENTS.get(parent, pathlib.Path(parent)))
         segment = dataclasses.asdict(self.segment)
         segment["contour"] = self.segment.contour and _identify(self.segment.contour)
         masks = [split_mask(mask) for mask in self.masks]

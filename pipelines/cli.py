@@ -94,7 +94,7 @@ def run(
         if status is None:
             raise
     # The exception is gone, and with it what it held: generators have closed what they had opened.
-    _exit(name, _name_flags(str(message), flag_values), status)
+    _exit(name, name_flags(str(message), flag_values), status)
 
 
 @contextlib.contextmanager
@@ -457,7 +457,7 @@ def _judge(error: BaseException) -> tuple[object, int | None]:
     return "", None
 
 
-def _name_flags(message: str, flag_values: flags.FlagValues) -> str:
+def name_flags(message: str, flag_values: flags.FlagValues) -> str:
     """Returns a message of the library in this command's words: `seed` is its flag --seed."""
     return re.sub(
         r"`(\w+)`", lambda name: f"--{name[1]}" if name[1] in flag_values else name[1], message

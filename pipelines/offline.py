@@ -20,7 +20,7 @@ from absl import flags
 from osvos_tf import recipes, results
 from osvos_tf.errors import InputError
 from osvos_tf.files import (
-    COMPACT_PARENT,
+    PARENTS,
     ensure_writable,
     read_json,
     remove_leftovers,
@@ -63,7 +63,7 @@ def define_flags(flag_values: flags.FlagValues, task: Task) -> None:
     cli.define_path(
         "weights",
         "imagenet",
-        "Where training starts: imagenet, random, compact (the parent that comes with the "
+        "Where training starts: imagenet, random, full or compact (parents that come with the "
         "package), or a file: a .keras model of this package, or VGG16 as Keras (HDF5), TF-Slim "
         "(checkpoint), torchvision, Caffe or the authors (vgg_caffe.mat) have it.",
         flag_values=flag_values,
@@ -331,7 +331,7 @@ def _initial(args: flags.FlagValues, task: Task, model: ModuleType) -> Any:
     """Returns the network with its first weights."""
     from osvos_tf import weight_files, weights
 
-    path = COMPACT_PARENT if args.weights == "compact" else args.weights
+    path = str(PARENTS.get(args.weights, args.weights))
     is_file = path not in ("imagenet", "random")
     if is_file and weight_files.recognise(path) == "keras":
         return model.load_model(path)

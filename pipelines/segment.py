@@ -35,8 +35,8 @@ flags.DEFINE_integer(
 cli.define_path(
     "parent",
     LearnOptions.parent,
-    "The parent network: a .keras file, 'compact' for the small one that comes with the package, "
-    "or 'random' to learn from this mask alone.",
+    "The parent network: a .keras file; 'full' or 'compact', which come with the package; or "
+    "'random' to learn from this mask alone.",
     flag_values=FLAGS,
 )
 cli.define_path("out", None, "Folder for the results.", required=True, flag_values=FLAGS)
@@ -44,8 +44,10 @@ flags.DEFINE_enum(
     "recipe",
     LearnOptions.recipe,
     sorted(recipes.ONE_SHOTS),
-    "scratch: Adam and a mean loss, for parents of the scratch recipe, such as compact. plain: the "
-    "same without what saves time. paper: the authors' 500 updates of SGD, for parents so trained.",
+    "imagenet: 100 updates by Adam, for parents of the imagenet recipe, such as full. scratch: "
+    "150 at a higher rate, for those of the scratch recipe, such as compact. plain: scratch "
+    "without what saves time. paper: the authors' 500 updates of SGD, for parents so trained. "
+    "Unset: imagenet or scratch, as suits the parent.",
     flag_values=FLAGS,
 )
 flags.DEFINE_integer(

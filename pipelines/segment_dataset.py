@@ -135,6 +135,7 @@ def main(args: flags.FlagValues) -> None:
     failed = [row for row in rows.values() if row["status"] == "failed"]
     if failed:
         named = "; ".join(f"{row['sequence']} ({row['error'].splitlines()[0]})" for row in failed)
+        named = cli.name_flags(named, args)
         raise cli.Unfinished(
             f"{len(failed)} of {len(items)} sequences failed: {named}. The others are whole; the "
             f"same command tries these again. More about them is in {log}."
@@ -277,7 +278,8 @@ def _run(args: flags.FlagValues, jobs: list[VideoJob]) -> Generator[dispatch.Out
         engine = engines.RayActors(args.ray, args.workers, args.cpus or 1, args.gpus, args.timeout)
 
     def on_retry(job: VideoJob, reply: Mapping[str, Any]) -> None:
-        _say(f"{_sequence(job)} is tried again: {reply['error']}")
+        error = cli.name_flags(reply["error"], args)
+        _say(f"{_sequence(job)} is tried again: {error}")
 
     outcomes = dispatch.run(
         jobs,
@@ -296,7 +298,7 @@ def _run(args: flags.FlagValues, jobs: list[VideoJob]) -> Generator[dispatch.Out
                 failed = outcome.reply.get("error")
                 name = _sequence(outcome.job)
                 if failed:
-                    _say(f"{name} failed: {failed}")
+                    _say(f"{name} failed: {cli.name_flags(failed, args)}")
                 progress.advance(note=f"{name} {'failed' if failed else 'done'}")
     finally:
         engine.close()

@@ -224,10 +224,11 @@ def test_a_file_of_a_later_keras_loads(good, tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
-def test_the_compact_parent_loads_with_any_keras():
-    parent = model.load_model(files.COMPACT_PARENT)
+@pytest.mark.parametrize(("name", "numbers"), [("full", 14_917_637), ("compact", 3_781_733)])
+def test_the_parents_of_the_package_load_with_any_keras(name, numbers):
+    parent = model.load_model(files.PARENTS[name])
     assert parent.name == "foreground" and model.working_height(parent) == 240
-    assert sum(np.prod(array.shape) for array in parent.get_weights()) == 3_781_733
+    assert sum(np.prod(array.shape) for array in parent.get_weights()) == numbers
 
 
 def test_a_graph_that_does_not_fit_together(good, tmp_path):

@@ -93,7 +93,7 @@ from osvos_tf import layers, model, recipes, training
 frames = np.random.default_rng(0).integers(0, 256, [1, 48, 64, 3], np.uint8)
 network = model.build_foreground(width_multiplier=0.1, start="scratch", seed=0)
 types = {{variable.dtype for variable in network.weights}}
-parent = model.load_model(files.COMPACT_PARENT)
+parent = model.load_model(files.PARENTS['compact'])
 stage = recipes.ONE_SHOTS["paper"]
 rate = float(training._make_optimizer(stage).learning_rate)
 for predictor in (model.build_predictor(parent, height=24), model.build_predictor(network)):

@@ -312,12 +312,12 @@ def test_folders_of_somebody_else_are_refused_before_any_work(
 def test_the_parent_that_comes_with_the_package_is_known_by_its_content(
     run, quick, arguments, parent, monkeypatch
 ):
-    monkeypatch.setattr(files, "COMPACT_PARENT", parent)
+    monkeypatch.setitem(files.PARENTS, "full", parent)
     flags = {**arguments, "parent": None}
     assert run(flags) == ["bear", "goat"] and run(flags) == []
     other = arguments["out"].parent / "other.keras"
     other.write_bytes(parent.read_bytes() + b"another version")
-    monkeypatch.setattr(files, "COMPACT_PARENT", other)
+    monkeypatch.setitem(files.PARENTS, "full", other)
     with pytest.raises(InputError, match="another parent"):
         run(flags)
     assert run({**flags, "overwrite": "true"}) == ["bear", "goat"]

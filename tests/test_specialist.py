@@ -12,7 +12,7 @@ from conftest import paint
 from PIL import Image
 
 import osvos_tf
-from osvos_tf import davis, files, metrics, model, specialist, video
+from osvos_tf import davis, files, metrics, model, recipes, specialist, video
 from osvos_tf.errors import InputError
 from osvos_tf.options import LearnOptions, SegmentOptions
 from pipelines import cli, segment
@@ -432,7 +432,10 @@ def test_scores_that_cannot_be(bear, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"recipe": "best"}, "Wanted `recipe` to be one of paper, plain, scratch. Got 'best'"),
+        (
+            {"recipe": "best"},
+            "Wanted `recipe` to be one of imagenet, paper, plain, scratch. Got 'best'",
+        ),
         ({"heads": "none"}, "Wanted `heads` to be one of"),
         ({"precision": "int8"}, "Wanted `precision` to be one of"),
         ({"updates": -1}, "`updates` must be 0 or more. Got -1"),
@@ -467,7 +470,7 @@ def test_segment_options_that_do_not_fit(changes, message):
 
 def test_options_ask_for_a_stage():
     default = LearnOptions().stage()
-    assert default.updates == 150 and default.side_weight == 0
+    assert default == recipes.ONE_SHOTS["imagenet"] and default.side_weight == 0
     assert LearnOptions(updates=300).stage().updates == 300
     assert LearnOptions(budget=5).stage().updates >= 1_000_000
     stage = LearnOptions(heads="all", views=8, frozen=2, crop=0.5, until_learned=False).stage()
@@ -476,9 +479,30 @@ def test_options_ask_for_a_stage():
     assert LearnOptions(recipe="paper").stage().optimizer == "momentum"
 
 
+def test_the_recipe_suits_the_parent(tmp_path):
+    """By how a network takes colours: as ImageNet's VGG16, or scaled as those from nothing."""
+    paths = {}
+    for start in ("imagenet", "scratch"):
+        paths[start] = tmp_path / f"{start}.keras"
+        network = model.build_foreground(width_multiplier=1 / 64, start=start, seed=1)
+        model.save_model(network, paths[start])
+    (tmp_path / "damaged.keras").write_bytes(b"x")
+    for parent, recipe in (
+        ("full", "imagenet"),
+        ("compact", "scratch"),
+        ("random", "scratch"),
+        (paths["imagenet"], "imagenet"),
+        (paths["scratch"], "scratch"),
+        (tmp_path / "absent.keras", "scratch"),
+        (tmp_path / "damaged.keras", "scratch"),
+    ):
+        assert LearnOptions(parent=parent).stage() == recipes.ONE_SHOTS[recipe]
+    assert LearnOptions(recipe="paper").stage() == recipes.ONE_SHOTS["paper"]
+
+
 def test_flags_and_options_have_the_same_names_and_defaults():
     args = cli.parse(segment.FLAGS, ["--frames=x", "--mask=m", "--out=o"])
     assert cli.read_options(LearnOptions, args) == LearnOptions()
     assert cli.read_options(SegmentOptions, args) == SegmentOptions()
-    assert json.loads(json.dumps(dataclasses.asdict(LearnOptions())))["parent"] == "compact"
-    assert files.COMPACT_PARENT.is_file()
+    assert json.loads(json.dumps(dataclasses.asdict(LearnOptions())))["parent"] == "full"
+    assert all(path.is_file() for path in files.PARENTS.values())

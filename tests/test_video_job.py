@@ -272,7 +272,7 @@ def test_all_options_decide_over_results(job):
 
 
 def test_the_parent_of_the_package_counts_by_its_content(job, out, monkeypatch):
-    monkeypatch.setattr(files, "COMPACT_PARENT", pathlib.Path(job.learn.parent))
+    monkeypatch.setitem(files.PARENTS, "compact", pathlib.Path(job.learn.parent))
     assert change(job, parent="compact").find_fault() is None
 
 
