@@ -58,7 +58,7 @@ NOT_RUN = {
     "TF_CONFIG=": "two machines; test_distribution.py has two workers on one",
     ".venv/bin/tensorboard ": "serves until it is stopped",
     "docker compose up": "wants Docker and an image from its hub",
-    "pip install ": "wants a package index",
+    "pip install ray": "wants a package index",
     "python -m benchmarks.contours ": "a minute a detector, on the real BSDS500",
     "python -m pipelines.NAME": "stands for each command",
     "osvos-NAME": "stands for each command",
