@@ -233,7 +233,7 @@ def test_importing_is_silent_and_light(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "command", [path.stem for path in PIPELINES if "def run():" in path.read_text(encoding="utf-8")]
+    "command", [path.stem for path in PIPELINES if "def run()" in path.read_text(encoding="utf-8")]
 )
 def test_help_waits_for_no_heavy_library(command):
     """What takes long to load is loaded when it is needed: `--help` answers in half a second."""
