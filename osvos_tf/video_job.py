@@ -170,22 +170,29 @@ def run(
         draft.worth_keeping = True
         started = time.monotonic()
         found = _write_frames(job, frames, specialist, draft.folder, on_progress)
-        seconds = {"training": specialist.seconds, "inference": time.monotonic() - started}
+        seconds = time.monotonic() - started
         draft.publish(
             {
                 "versions": runtime.versions(tf),
                 "flags": _as_flags(job),
-                "objects": {str(number): name for number, name in specialist.objects.items()},
+                **_describe(specialist),
                 "frames": len(found),
                 "size": list(frames.size),
-                "updates": len(specialist.losses),
-                "losses": [[update, round(loss, 6)] for update, loss in specialist.losses],
-                "seconds": {name: round(value, 3) for name, value in seconds.items()},
+                "seconds": {"training": specialist.seconds, "inference": round(seconds, 3)},
                 "found": found,
                 "remarks": _remarks(found, given),
             }
         )
     return results.read_record(job.out) or {}
+
+
+def _describe(specialist: "Specialist") -> dict[str, Any]:
+    """Returns what the record says of the specialist."""
+    return {
+        "objects": {str(number): name for number, name in specialist.objects.items()},
+        "updates": len(specialist.losses),
+        "losses": [[update, round(loss, 6)] for update, loss in specialist.losses],
+    }
 
 
 def _annotations(job: VideoJob, frames: video.Frames) -> tuple[Annotation, ...]:
@@ -284,7 +291,7 @@ def _write_frames(
             }
 
         segmented = specialist.segment(frames, options=job.segment, on_progress=on_progress)
-        return dict(inference.map_beside(write, segmented))
+        return dict(inference.map_beside(write, segmented, ahead=1))
 
 
 def _masks_in_place(job: VideoJob) -> dict[str, str]:

@@ -103,6 +103,8 @@ def _parse(line: str, root: pathlib.Path, place: str) -> Item:
         words = shlex.split(line)
     except ValueError as error:
         raise InputError(f"{place}: {error}. Words are quoted as in a shell.") from None
+    if "\0" in line:
+        raise InputError(f"{place}: it holds a zero byte, which no path does: {line!r}.")
     if len(words) < 2:
         raise InputError(f"{place}: wanted FRAMES MASK, got {line.strip()!r}.")
     name, given = _split(words[0], root)
