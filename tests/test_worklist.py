@@ -66,7 +66,7 @@ def test_a_list(tmp_path):
     [
         (["dog.mp4"], r"line 1: wanted FRAMES MASK, got 'dog\.mp4'"),
         (["a.mp4 a.png", "'b.mp4 b.png"], "line 2: No closing quotation"),
-        (["a.mp4 a.png", "~\\0 b.png"], "line 2: it holds a zero byte"),
+        (["a.mp4 a.png", "~\0 b.png"], "line 2: it holds a zero byte"),
         (["# nothing"], "is empty"),
         (["dog.mp4 m.png", "day2/dog.mp4 m.png"], "two sequences called 'dog'"),
     ],
