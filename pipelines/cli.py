@@ -299,7 +299,8 @@ class Progress:
         """Prints the last state."""
         self._bar.close()
         if not self._is_terminal and kind is None:
-            self._print(f"{time.monotonic() - self._start:.0f} s")
+            took = f"{time.monotonic() - self._start:.0f} s"
+            self._print("" if self._unit == "second" else took)
 
     def advance(self, note: str = "", to: float | None = None) -> None:
         """Counts one more unit, or all up to number `to`; `note` says how it goes."""

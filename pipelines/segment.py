@@ -230,8 +230,10 @@ def _watch(budget: float | None) -> Iterator[OnProgress]:
                     bar = cli.Progress("Learning the object", budget, "second")
                 shown[progress.what] = bars.enter_context(bar)
             note = "" if progress.loss is None else f"loss {progress.loss:.4g}"
-            is_timed = progress.what == "learn" and budget is not None
-            bar.advance(note, to=progress.seconds if is_timed else progress.done)
+            done: float = progress.done
+            if progress.what == "learn" and budget is not None:
+                done = min(progress.seconds, budget)  # the last update may end after it
+            bar.advance(note, to=done)
 
         yield show
 
