@@ -7,6 +7,7 @@ length that a file merely claims.
 """
 
 import pickletools
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -44,8 +45,11 @@ def load(
     """
     machine = _Machine(functions or {}, persistent)
     try:
-        for opcode, argument, _ in pickletools.genops(file):
-            machine.step(opcode.name, argument)
+        with warnings.catch_warnings():
+            # Of texts in the old form with a stray backslash, as they are in what is no pickle.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            for opcode, argument, _ in pickletools.genops(file):
+                machine.step(opcode.name, argument)
         return machine.stack.pop()
     except (AttributeError, LookupError, OverflowError, TypeError) as error:
         raise ValueError(f"damaged pickle ({type(error).__name__}: {error})") from error

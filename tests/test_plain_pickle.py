@@ -141,3 +141,13 @@ def test_keys_that_take_for_ever_to_hash_are_refused():
     content = pickle.dumps(nested, 2)[:-1].replace(b"\x80\x02", b"\x80\x02}", 1) + b"K\x01s."
     with pytest.raises(ValueError, match="a tuple as a key"):
         plain_pickle.load(content)
+
+
+def test_a_stray_backslash_is_no_warning():
+    """Python itself warns of it, in the old form of texts; whatever comes, we refuse or read."""
+    with pytest.raises(ValueError):
+        plain_pickle.load(b"\x80\x02S'\\'\n.")
+    with pytest.raises(ValueError):
+        plain_pickle.load(b"g\\q\n.")
+    with pytest.raises(ValueError):
+        plain_pickle.load(b"c\\\n\\\n.")
