@@ -146,8 +146,4 @@ def test_keys_that_take_for_ever_to_hash_are_refused():
 def test_a_stray_backslash_is_no_warning():
     """Python itself warns of it, in the old form of texts; whatever comes, we refuse or read."""
     with pytest.raises(ValueError):
-        plain_pickle.load(b"\x80\x02S'\\'\n.")
-    with pytest.raises(ValueError):
-        plain_pickle.load(b"g\\q\n.")
-    with pytest.raises(ValueError):
-        plain_pickle.load(b"c\\\n\\\n.")
+        plain_pickle.load(b"c\\q\n\\q\n.")
