@@ -134,7 +134,7 @@ def export_saved_model(
     try:
         _save(_signatures(*predictors, threshold=threshold), temporary)
         _write_warmup(temporary / WARMUP_FILE, folder.name)
-        _flush_to_disk(temporary)
+        files.flush_to_disk_all(temporary)
         path = _publish(temporary, folder, version)
     except tf.errors.OpError as error:
         raise InputError(
@@ -389,10 +389,3 @@ def _serving_api() -> tuple[ModuleType, ModuleType, ModuleType]:
     except ImportError as error:
         raise missing_package("An export for TensorFlow Serving", "serving", error) from error
     return predict_pb2, prediction_log_pb2, model_server_config_pb2
-
-
-def _flush_to_disk(folder: pathlib.Path) -> None:
-    """Waits until all files of the folder are on the disk."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            files.flush_to_disk(path)

@@ -36,7 +36,6 @@ from osvos_tf.progress import OnProgress, Progress
 NETWORK = "specialist.keras"
 RECORD = "specialist.json"
 ANNOTATIONS = "annotations"
-CONTENTS = (NETWORK, RECORD, ANNOTATIONS)
 
 Source = str | os.PathLike[str] | np.ndarray | video.Frames
 

@@ -100,8 +100,9 @@ class VideoJob:
         record = results.read_record(self.out)
         if record is None:
             return f"no {results.RECORD} that can be read"
-        if record[results.WORK] != self.work():
-            return f"made with {results.describe_difference(record, self.work())}"
+        work = self.work()
+        if record[results.WORK] != work:
+            return f"made with {results.describe_difference(record, work)}"
         is_ours = all(isinstance(record.get(name), kind) for name, kind in _RECORD.items())
         if not is_ours or len(record["size"]) != 2:
             return f"a damaged {results.RECORD}"
@@ -153,19 +154,17 @@ def run(
         return results.read_record(job.out) or {}
 
     tf = runtime.import_tensorflow()
-    if job.segment.contour is not None:  # tell a wrong one before the object is learned
-        from osvos_tf.specialist import load_contour
+    from osvos_tf.specialist import NETWORK, learn_from, load_contour
 
+    if job.segment.contour is not None:  # tell a wrong one before the object is learned
         load_contour(job.segment.contour)
     with results.draft(job.out, work, overwrite=job.overwrite) as draft:
-        specialist = _known(job, draft, given)
+        specialist = _known(job.out, work, draft, given)
         if specialist is None:
-            from osvos_tf.specialist import learn_from  # it loads TensorFlow
-
             specialist = learn_from(given, job.learn, on_progress)
         elif on_resume is not None:
             on_resume("The object has been learned before; that specialist is used.")
-        if not (draft.folder / "specialist.keras").exists():
+        if not (draft.folder / NETWORK).exists():
             specialist.write(draft.folder)
         draft.worth_keeping = True
         started = time.monotonic()
@@ -230,14 +229,14 @@ def _is_written_so(path: str) -> bool:
 
 
 def _known(
-    job: VideoJob, draft: results.Draft, given: tuple[Annotation, ...]
+    out: str, work: Mapping[str, Any], draft: results.Draft, given: tuple[Annotation, ...]
 ) -> "Specialist | None":
     """Returns what an earlier run of this very work has learned, None if there is nothing whole."""
     from osvos_tf import specialist
 
     folders = [draft.folder] if draft.resumed else []
-    if results.is_finished(job.out, job.work()):
-        folders.append(pathlib.Path(job.out))
+    if results.is_finished(out, work):
+        folders.append(pathlib.Path(out))
     for folder in folders:
         if (folder / specialist.NETWORK).is_file():
             try:
