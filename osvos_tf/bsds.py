@@ -12,9 +12,9 @@ import pathlib
 
 import numpy as np
 
-from osvos_tf import matlab
 from osvos_tf.davis import Frame, Sequence
 from osvos_tf.errors import InputError
+from osvos_tf.formats import matlab
 from osvos_tf.video import VOID
 
 _INSIDE = (".", "data", "BSDS500/data", "BSR/BSDS500/data")

@@ -15,9 +15,9 @@ from collections.abc import Collection
 
 import numpy as np
 
-from osvos_tf import matlab
 from osvos_tf.davis import Frame, Sequence
 from osvos_tf.errors import InputError
+from osvos_tf.formats import matlab
 from osvos_tf.video import VOID, open_image
 
 _LAYOUTS = (("images", "labels"), ("JPEGImages", "Annotations"))

@@ -21,10 +21,11 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageOps
 
-from osvos_tf import salvage, video
+from osvos_tf import video
 from osvos_tf.davis import Frame, Sequence, check_name
 from osvos_tf.errors import InputError
 from osvos_tf.files import atomic_path, ensure_writable, read_json, write_json
+from osvos_tf.formats import tfrecord_repair
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -248,8 +249,8 @@ def _read_shard(
     content = path.read_bytes()
     is_right = hashlib.sha256(content).hexdigest() == entry.get("sha256")
     records = itertools.chain(
-        salvage.split(content, check=not is_right),
-        [salvage.Damage("the shard ends before it", is_end=True)],
+        tfrecord_repair.split(content, check=not is_right),
+        [tfrecord_repair.Damage("the shard ends before it", is_end=True)],
     )
     examples: list[bytes] = []
     damages: list[tuple[int, int, str]] = []
@@ -259,7 +260,7 @@ def _read_shard(
             if reason is None:
                 examples.append(record)
                 continue
-            record = salvage.Damage(reason)
+            record = tfrecord_repair.Damage(reason)
         damages.append((index, entry["frames"] - index if record.is_end else 1, record.reason))
         if record.is_end:
             break

@@ -20,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from osvos_tf import caffe_file, matlab, plain_pickle, torch_file
 from osvos_tf.errors import InputError
+from osvos_tf.formats import caffe_file, matlab, safe_pickle, torch_file
 
 KINDS = {
     "keras": "a .keras model",
@@ -158,7 +158,7 @@ def _open_npy(path: pathlib.Path) -> Iterator[dict[str, Any]]:
             _, _, dtype = np.lib.format.read_array_header_2_0(file)
         if not dtype.hasobject:
             raise ValueError(f"one array of {dtype}, and no dict of arrays")
-        content = plain_pickle.load(file.read(), _NUMPY)
+        content = safe_pickle.load(file.read(), _NUMPY)
     content = content.value if isinstance(content, _PickledArray) else content
     if not isinstance(content, dict) or not all(
         isinstance(value, _PickledArray) and isinstance(value.value, np.ndarray)

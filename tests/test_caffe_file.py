@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from osvos_tf import caffe_file
+from osvos_tf.formats import caffe_file
 
 RANDOM = np.random.default_rng(0)
 LAYERS = {

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from osvos_tf import plain_pickle
+from osvos_tf.formats import safe_pickle
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
 KEYS = st.text() | st.integers() | st.binary()
@@ -40,7 +40,7 @@ class Runs:
 
 @given(VALUES, st.sampled_from([2, 3, 4, 5]))
 def test_reads_what_python_reads(value, protocol):
-    assert plain_pickle.load(pickle.dumps(value, protocol), CODECS) == value
+    assert safe_pickle.load(pickle.dumps(value, protocol), CODECS) == value
 
 
 @given(VALUES, st.data())
@@ -50,16 +50,16 @@ def test_damaged_pickles_are_damaged_pickles_and_nothing_else(value, data):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     del content[data.draw(st.integers(1, len(content))) :]
     with contextlib.suppress(ValueError):
-        plain_pickle.load(bytes(content), CODECS)
+        safe_pickle.load(bytes(content), CODECS)
 
 
 def test_texts_of_python_2_are_latin_1():
-    assert plain_pickle.load(b"\x80\x02U\x03a\xff\x00.") == "a\xff\x00"
+    assert safe_pickle.load(b"\x80\x02U\x03a\xff\x00.") == "a\xff\x00"
 
 
 def test_one_object_named_twice_is_one():
     shared = [1]
-    first, second = plain_pickle.load(pickle.dumps((shared, shared), 2))
+    first, second = safe_pickle.load(pickle.dumps((shared, shared), 2))
     assert first is second
 
 
@@ -69,7 +69,7 @@ def test_allowed_functions_are_called_and_get_their_state():
             self.state = state
 
     content = b"\x80\x02cbox\nmake\n)R}U\x01aK\x01sb."
-    made = plain_pickle.load(content, {"box.make": Made})
+    made = safe_pickle.load(content, {"box.make": Made})
     assert made.state == {"a": 1}
 
 
@@ -77,7 +77,7 @@ def test_a_dict_keeps_its_items_and_not_its_attributes():
     value = collections.OrderedDict(a=1)
     value._metadata = {"version": 1}
     allowed = {"collections.OrderedDict": dict}
-    assert plain_pickle.load(pickle.dumps(value, 2), allowed) == {"a": 1}
+    assert safe_pickle.load(pickle.dumps(value, 2), allowed) == {"a": 1}
 
 
 def hostile(path):
@@ -105,7 +105,7 @@ def test_code_is_refused_and_not_run(name, tmp_path):
     assert path.exists(), "this pickle does no harm, so its refusal shows nothing"
     path.unlink()
     with pytest.raises(ValueError, match=r"asks for|no plain data needs"):
-        plain_pickle.load(content, CODECS, persistent=lambda about: about)
+        safe_pickle.load(content, CODECS, persistent=lambda about: about)
     assert not path.exists()
 
 
@@ -121,17 +121,17 @@ def test_code_is_refused_and_not_run(name, tmp_path):
 )
 def test_a_claimed_length_is_not_allocated(content):
     with pytest.raises(ValueError, match=r"expected \d+ bytes|not enough data"):
-        plain_pickle.load(content)
+        safe_pickle.load(content)
 
 
 def test_objects_outside_of_a_pickle_where_none_are_wanted():
     with pytest.raises(ValueError, match="an object outside of it"):
-        plain_pickle.load(b"\x80\x02K\x07Q.")
+        safe_pickle.load(b"\x80\x02K\x07Q.")
 
 
 def test_a_far_place_in_the_memo_costs_nothing():
     content = b"\x80\x02K\x07r\xff\xff\xff\x7fj\xff\xff\xff\x7f."
-    assert plain_pickle.load(content) == 7
+    assert safe_pickle.load(content) == 7
 
 
 def test_keys_that_take_for_ever_to_hash_are_refused():
@@ -140,10 +140,10 @@ def test_keys_that_take_for_ever_to_hash_are_refused():
         nested = (nested, nested)
     content = pickle.dumps(nested, 2)[:-1].replace(b"\x80\x02", b"\x80\x02}", 1) + b"K\x01s."
     with pytest.raises(ValueError, match="a tuple as a key"):
-        plain_pickle.load(content)
+        safe_pickle.load(content)
 
 
 def test_a_stray_backslash_is_no_warning():
     """Python itself warns of it, in the old form of texts; whatever comes, we refuse or read."""
     with pytest.raises(ValueError):
-        plain_pickle.load(b"c\\q\n\\q\n.")
+        safe_pickle.load(b"c\\q\n\\q\n.")

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from osvos_tf import torch_file
+from osvos_tf.formats import torch_file
 
 WRITERS = {"zip": foreign.write_torch_zip, "legacy": foreign.write_torch_legacy}
 STATE = {

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from osvos_tf import plain_pickle
+from osvos_tf.formats import safe_pickle
 
 _LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the pickled magic number
 _LEGACY_MAGIC, _LEGACY_VERSION = 0x1950A86A20F9469CFC6C, 1001
@@ -123,7 +123,7 @@ def _read_zip(archive: zipfile.ZipFile) -> Any:
     def read(key: str) -> bytes:
         return _member(archive, f"{folder}data/{key}")
 
-    return plain_pickle.load(
+    return safe_pickle.load(
         _member(archive, pickles[0]), _functions(), lambda about: _storage(about, read)
     )
 
@@ -149,13 +149,13 @@ def _read_legacy(data: mmap.mmap) -> Any:
         found = _storage(about, lambda key: data[places[key]])
         return storages.setdefault(found.key, found)
 
-    magic, version, system = (plain_pickle.load(data) for _ in range(3))
+    magic, version, system = (safe_pickle.load(data) for _ in range(3))
     if (magic, version) != (_LEGACY_MAGIC, _LEGACY_VERSION) or not isinstance(system, dict):
         raise ValueError("neither of the layouts of torch.save")
     if system.get("little_endian") is not True:
         raise ValueError("numbers of a big-endian machine")
-    content = plain_pickle.load(data, _functions(), storage)
-    keys = plain_pickle.load(data)
+    content = safe_pickle.load(data, _functions(), storage)
+    keys = safe_pickle.load(data)
     if not isinstance(keys, list) or {type(key) for key in keys} != {str}:
         raise ValueError("no list of storages")
     for key in keys:

@@ -1,0 +1,1 @@
+"""Strangers' file formats, read within bounds."""
