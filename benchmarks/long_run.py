@@ -28,7 +28,8 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks import timing
-from osvos_tf import davis, files, model, painter, serving, tfrecord, video
+from osvos_tf import davis, files, model, painter, serving, tfrecord
+from osvos_tf.media import video
 
 _MINUTES = flags.DEFINE_float("minutes", 60.0, "How long.", lower_bound=1.0)
 _OUT = flags.DEFINE_string("out", None, "Folder for all files, a new one.", required=True)

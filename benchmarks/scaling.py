@@ -23,7 +23,8 @@ import cv2
 from absl import app, flags
 
 from benchmarks import timing
-from osvos_tf import LearnOptions, SegmentOptions, cost, files, model, recipes, video
+from osvos_tf import LearnOptions, SegmentOptions, cost, files, model, recipes
+from osvos_tf.media import video
 from osvos_tf.video_job import VideoJob
 
 _TABLES = flags.DEFINE_list("tables", ["frames", "size", "batch", "training"], "What to vary.")

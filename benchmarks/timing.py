@@ -18,7 +18,8 @@ import cv2
 import numpy as np
 from absl import flags
 
-from osvos_tf import metrics, video
+from osvos_tf import metrics
+from osvos_tf.media import video
 
 _JSON = flags.DEFINE_string("json", None, "File to write the rows to.")
 ROUNDS = flags.DEFINE_integer("rounds", 5, "Turns of each measurement.", lower_bound=1)

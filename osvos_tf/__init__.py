@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from osvos_tf.errors import InputError
     from osvos_tf.evaluation import evaluate
+    from osvos_tf.media.video import open_video
     from osvos_tf.model import load_model
     from osvos_tf.options import LearnOptions, SegmentOptions
     from osvos_tf.specialist import Specialist, learn, load
-    from osvos_tf.video import open_video
 
 __version__ = "0.1.0"
 __all__ = [

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from osvos_tf import video
 from osvos_tf.errors import InputError
+from osvos_tf.media import video
 
 Mask = str | os.PathLike[str] | Image.Image | np.ndarray
 

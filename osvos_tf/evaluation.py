@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from osvos_tf import metrics, video
+from osvos_tf import metrics
 from osvos_tf.errors import InputError
+from osvos_tf.media import video
 
 Masks = str | os.PathLike[str] | np.ndarray | Iterable[Any]
 

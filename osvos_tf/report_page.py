@@ -18,7 +18,8 @@ import jinja2
 import numpy as np
 from PIL import Image
 
-from osvos_tf import report, visualize
+from osvos_tf import report
+from osvos_tf.media import visualize
 
 PUBLISHED = {
     "OSVOS": (0.798, 0.936, 0.149, 0.806, 0.926, 0.150, 0.378),

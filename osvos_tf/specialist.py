@@ -27,9 +27,10 @@ import numpy as np
 from PIL import Image
 
 from osvos_tf import annotations as annotated
-from osvos_tf import files, inference, model, one_shot, results, runtime, snapping, video
+from osvos_tf import files, inference, model, one_shot, results, runtime, snapping
 from osvos_tf.annotations import Annotation, Mask
 from osvos_tf.errors import InputError
+from osvos_tf.media import video
 from osvos_tf.options import LearnOptions, SegmentOptions, with_changes
 from osvos_tf.progress import OnProgress, Progress
 

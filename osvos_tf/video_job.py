@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from osvos_tf import annotations, files, inference, results, runtime, video, visualize
+from osvos_tf import annotations, files, inference, results, runtime
 from osvos_tf.annotations import Annotation
 from osvos_tf.errors import InputError
+from osvos_tf.media import video, visualize
 from osvos_tf.options import LearnOptions, SegmentOptions
 from osvos_tf.progress import OnProgress
 

@@ -17,8 +17,9 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from osvos_tf import davis, video
+from osvos_tf import davis
 from osvos_tf.errors import InputError
+from osvos_tf.media import video
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,7 +23,8 @@ import cv2
 import numpy as np
 from absl import flags
 
-from osvos_tf import davis, files, painter, results, video, visualize
+from osvos_tf import davis, files, painter, results
+from osvos_tf.media import video, visualize
 from pipelines import cli, davis_to_tfrecord, evaluate, segment, train_parent
 
 FLAGS = flags.FlagValues()

@@ -27,8 +27,9 @@ import numpy as np
 from absl import flags
 
 import osvos_tf
-from osvos_tf import davis, metrics, report, report_page, results, video
+from osvos_tf import davis, metrics, report, report_page, results
 from osvos_tf.errors import InputError
+from osvos_tf.media import video
 from pipelines import cli
 
 FLAGS = flags.FlagValues()

@@ -22,8 +22,9 @@ import numpy as np
 from absl import flags
 
 import osvos_tf
-from osvos_tf import files, inference, results, serving, video
+from osvos_tf import files, inference, results, serving
 from osvos_tf.errors import InputError
+from osvos_tf.media import video
 from pipelines import cli
 
 FLAGS = flags.FlagValues()

@@ -18,8 +18,9 @@ import pytest
 from commands import moments
 from PIL import Image
 
-from osvos_tf import davis, metrics, report, video
+from osvos_tf import davis, metrics, report
 from osvos_tf.errors import InputError
+from osvos_tf.media import video
 from pipelines import cli, evaluate
 
 GLOBAL = ["method", "J_mean", "J_recall", "J_decay", "F_mean", "F_recall", "F_decay", "T"]

@@ -14,8 +14,9 @@ from PIL import Image
 from tensorflow_serving.apis import prediction_log_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
-from osvos_tf import export, inference, model, video
+from osvos_tf import export, inference, model
 from osvos_tf.errors import InputError
+from osvos_tf.media import video
 
 THRESHOLD = 0.5
 TINY = {"width_multiplier": 1 / 16, "start": "scratch"}

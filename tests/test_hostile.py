@@ -28,13 +28,13 @@ from osvos_tf import (
     served_models,
     specialist,
     tfrecord,
-    video,
     video_job,
     wire,
     worker,
     worklist,
 )
 from osvos_tf.errors import InputError
+from osvos_tf.media import video
 
 FORMATS = {"JPEG": ".jpg", "PNG": ".png", "BMP": ".bmp", "WEBP": ".webp", "TIFF": ".tif"}
 PICTURE = np.random.default_rng(0).integers(0, 255, (12, 16, 3), np.uint8)

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from osvos_tf import davis, inference, model, tfrecord, video
+from osvos_tf import davis, inference, model, tfrecord
+from osvos_tf.media import video
 from pipelines import cli, segment
 
 REPOSITORY = pathlib.Path(__file__).parents[1]

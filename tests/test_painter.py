@@ -7,8 +7,8 @@ from PIL import Image
 
 from osvos_tf import painter
 from osvos_tf.errors import InputError
+from osvos_tf.media.video import open_frames, read_mask
 from osvos_tf.painter import paint_davis
-from osvos_tf.video import open_frames, read_mask
 
 SMALL = {"train": 3, "val": 2, "frames": 4, "size": (48, 80)}
 

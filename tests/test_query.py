@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
-from osvos_tf import davis, export, model, model_server, serving, video
+from osvos_tf import davis, export, model, model_server, serving
 from osvos_tf.errors import InputError
+from osvos_tf.media import video
 from pipelines import cli, query, segment
 
 REPOSITORY = pathlib.Path(__file__).parents[1]

@@ -19,8 +19,9 @@ from absl import flags
 from commands import SECONDS, Commands, in_background
 from readme import take_apart
 
-from osvos_tf import distribution, painter, video
+from osvos_tf import distribution, painter
 from osvos_tf.errors import InputError
+from osvos_tf.media import video
 from pipelines import cli
 
 SNIPPETS, SPANS = take_apart((conftest.REPOSITORY / "README.md").read_text(encoding="utf-8"))

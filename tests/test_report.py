@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from osvos_tf import davis, metrics, report, report_page, video
+from osvos_tf import davis, metrics, report, report_page
+from osvos_tf.media import video
 
 HOSTILE = '<b>&"'
 VOID_TAGS = {"br", "hr", "img", "meta", "link", "input", "col"}

@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 import osvos_tf
-from osvos_tf import davis, inference, metrics, model, snapping, video
+from osvos_tf import davis, inference, metrics, model, snapping
 from osvos_tf.errors import InputError
+from osvos_tf.media import video
 from pipelines import cli, segment
 
 REPOSITORY = pathlib.Path(__file__).parents[1]

@@ -24,12 +24,12 @@ from osvos_tf import (
     model,
     options,
     specialist,
-    video,
     video_job,
     worker,
     worklist,
 )
 from osvos_tf.errors import InputError
+from osvos_tf.media import video
 from pipelines import cli, evaluate, segment, segment_dataset
 
 REPOSITORY = pathlib.Path(__file__).parents[1]

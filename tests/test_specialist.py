@@ -12,8 +12,9 @@ from conftest import paint
 from PIL import Image
 
 import osvos_tf
-from osvos_tf import davis, files, metrics, model, recipes, specialist, video
+from osvos_tf import davis, files, metrics, model, recipes, specialist
 from osvos_tf.errors import InputError
+from osvos_tf.media import video
 from osvos_tf.options import LearnOptions, SegmentOptions
 from pipelines import cli, segment
 

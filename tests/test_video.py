@@ -12,7 +12,7 @@ from PIL import Image
 
 from osvos_tf.errors import InputError
 from osvos_tf.files import atomic_path, ensure_writable
-from osvos_tf.video import (
+from osvos_tf.media.video import (
     DEFAULT_FPS,
     VideoWriter,
     _natural_key,

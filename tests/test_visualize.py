@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from osvos_tf.visualize import (
+from osvos_tf.media.visualize import (
     AGREEMENT,
     ONLY_MASK,
     ONLY_TRUTH,
