@@ -19,7 +19,8 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks import timing
-from osvos_tf import LearnOptions, SegmentOptions, davis, video_job
+from osvos_tf import LearnOptions, SegmentOptions, video_job
+from osvos_tf.data import davis
 
 _DAVIS = flags.DEFINE_string("davis", None, "DAVIS root.", required=True)
 _PARENT = flags.DEFINE_string("parent", "compact", "The parent network.")

@@ -23,7 +23,8 @@ import tensorflow as tf
 from absl import app, flags
 
 from benchmarks import timing, training_step
-from osvos_tf import cost, davis, files, input_pipeline, model, painter, recipes, tfrecord
+from osvos_tf import cost, files, model, recipes
+from osvos_tf.data import davis, input_pipeline, painted_world, tfrecord
 
 _SEQUENCES = flags.DEFINE_list("sequences", [], "Sequences of train, by comma; unset: all.")
 _VIEWS = flags.DEFINE_integer("views", 128, "Views of a measurement.", lower_bound=8)
@@ -146,7 +147,7 @@ def _sequences(folder):
     root, source = timing.data_folder() / "DAVIS", "DAVIS-2016 train"
     if not root.is_dir():
         root, source = folder / "world", "painted"
-        painter.paint_davis(root, train=4, val=0, frames=16, size=timing.FRAME_SIZE)
+        painted_world.paint_davis(root, train=4, val=0, frames=16, size=timing.FRAME_SIZE)
     return davis.read_split(root, "train", sequences=_SEQUENCES.value), source
 
 

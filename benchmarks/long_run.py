@@ -28,7 +28,8 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks import timing
-from osvos_tf import davis, files, model, painter, serving, tfrecord
+from osvos_tf import files, model, serving
+from osvos_tf.data import davis, painted_world, tfrecord
 from osvos_tf.media import video
 
 _MINUTES = flags.DEFINE_float("minutes", 60.0, "How long.", lower_bound=1.0)
@@ -83,7 +84,7 @@ def main(argv: list[str]) -> None:
 
 def _prepare(out: pathlib.Path) -> None:
     """Leaves records, a small parent, a list of sequences and a first version in the folder."""
-    painter.paint_davis(out / "DAVIS", train=4, val=1)
+    painted_world.paint_davis(out / "DAVIS", train=4, val=1)
     tfrecord.write_records(davis.read_split(out / "DAVIS", "train"), out / "records", "train")
     network = model.build_foreground(width_multiplier=1 / 16, start="scratch", seed=0)
     model.save_model(network, out / "parent.keras")

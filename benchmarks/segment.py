@@ -17,7 +17,8 @@ from absl import app, flags
 
 import osvos_tf
 from benchmarks import timing
-from osvos_tf import davis, files, inference, model, specialist
+from osvos_tf import files, inference, model, specialist
+from osvos_tf.data import davis
 from osvos_tf.media import video, visualize
 
 _DAVIS = flags.DEFINE_string("davis", None, "DAVIS root.", required=True)

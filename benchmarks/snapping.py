@@ -39,7 +39,8 @@ from absl import app, flags
 
 import osvos_tf
 from benchmarks import timing
-from osvos_tf import davis, metrics, snapping
+from osvos_tf import metrics, snapping
+from osvos_tf.data import davis
 from osvos_tf.media import video
 
 _DAVIS = flags.DEFINE_string("davis", None, "DAVIS root.", required=True)

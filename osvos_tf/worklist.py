@@ -17,7 +17,7 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from osvos_tf import davis
+from osvos_tf.data import davis
 from osvos_tf.errors import InputError
 from osvos_tf.media import video
 

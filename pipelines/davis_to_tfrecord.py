@@ -14,7 +14,8 @@ from typing import Any
 
 from absl import flags
 
-from osvos_tf import davis, results
+from osvos_tf import results
+from osvos_tf.data import davis
 from osvos_tf.errors import InputError
 from pipelines import cli
 
@@ -83,7 +84,7 @@ def main(args: flags.FlagValues) -> None:
     }
     results.require_place(args.out, work, overwrite=args.overwrite, inputs=[args.davis])
     tf = cli.import_tensorflow()
-    from osvos_tf import tfrecord
+    from osvos_tf.data import tfrecord
 
     if not args.overwrite and _is_whole(args.out, work):
         print(f"{args.out} holds these records already, whole. --overwrite converts again.")
@@ -121,7 +122,7 @@ def run() -> None:
 
 def _is_whole(out: str, work: dict[str, Any]) -> bool:
     """Tells whether a folder holds the records of this work, every shard of its right size."""
-    from osvos_tf import tfrecord
+    from osvos_tf.data import tfrecord
 
     try:
         return results.is_finished(out, work) and bool(tfrecord.read_manifest(out))

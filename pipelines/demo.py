@@ -23,7 +23,8 @@ import cv2
 import numpy as np
 from absl import flags
 
-from osvos_tf import davis, files, painter, results
+from osvos_tf import files, results
+from osvos_tf.data import davis, painted_world
 from osvos_tf.media import video, visualize
 from pipelines import cli, davis_to_tfrecord, evaluate, segment, train_parent
 
@@ -89,8 +90,10 @@ def run() -> None:
 def _make_all(out: pathlib.Path, seed: int, run_stage: Callable[..., None]) -> None:
     """Makes what an earlier run has not made: whatever stands under its final name is whole."""
     world, records, parent = out / "world", out / "records", out / "parent" / "parent.keras"
-    if not (world / "ImageSets" / painter.RESOLUTION / "val.txt").exists():  # its last file
-        painter.paint_davis(world, train=_TRAIN, val=_VAL, frames=_FRAMES, size=_SIZE, seed=seed)
+    if not (world / "ImageSets" / painted_world.RESOLUTION / "val.txt").exists():  # its last file
+        painted_world.paint_davis(
+            world, train=_TRAIN, val=_VAL, frames=_FRAMES, size=_SIZE, seed=seed
+        )
     if not records.exists():
         run_stage(davis_to_tfrecord, davis=world, split="train", out=records)
     if not parent.exists():

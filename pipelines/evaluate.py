@@ -27,7 +27,8 @@ import numpy as np
 from absl import flags
 
 import osvos_tf
-from osvos_tf import davis, metrics, report, report_page, results
+from osvos_tf import metrics, report, report_page, results
+from osvos_tf.data import davis
 from osvos_tf.errors import InputError
 from osvos_tf.media import video
 from pipelines import cli

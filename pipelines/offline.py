@@ -29,7 +29,7 @@ from osvos_tf.files import (
 from pipelines import cli
 
 if TYPE_CHECKING:
-    from osvos_tf import tfrecord
+    from osvos_tf.data import tfrecord
 
 _SETTINGS = "flags.json"  # beside the checkpoints
 _CHECKPOINTS, _SUMMARIES, _RECORDS = "checkpoints", "summaries", "records"
@@ -185,7 +185,8 @@ def _train(
 ) -> None:
     """Trains in a work folder that has proved good; `precision` is that of an earlier run."""
     cli.import_tensorflow()
-    from osvos_tf import distribution, input_pipeline, model
+    from osvos_tf import distribution, model
+    from osvos_tf.data import input_pipeline
 
     workdir = pathlib.Path(args.workdir)
     addresses, _ = distribution.cluster()
@@ -235,7 +236,8 @@ def _train_stages(
     strategy: Any,
 ) -> None:
     """Trains the network through all stages, in place."""
-    from osvos_tf import distribution, input_pipeline, training
+    from osvos_tf import distribution, training
+    from osvos_tf.data import input_pipeline
 
     for stage in stages:
         batch_size, _ = stage.share(strategy.num_replicas_in_sync)

@@ -35,7 +35,8 @@ from typing import Any
 import tqdm
 from absl import flags
 
-from osvos_tf import davis, dispatch, engines, files, results, worker, worklist
+from osvos_tf import dispatch, engines, files, results, worker, worklist
+from osvos_tf.data import davis
 from osvos_tf.errors import InputError
 from osvos_tf.options import LearnOptions, SegmentOptions
 from osvos_tf.video_job import VideoJob

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from osvos_tf import davis, recipes
+from osvos_tf import recipes
+from osvos_tf.data import davis
 from osvos_tf.errors import InputError
 from pipelines import cli, offline
 
@@ -54,7 +55,7 @@ def main(args: flags.FlagValues) -> None:
     sequence, read_contours = _source(args)
 
     def make_records(folder: pathlib.Path) -> None:
-        from osvos_tf import tfrecord
+        from osvos_tf.data import tfrecord
 
         count = len(sequence.frames)
         with cli.Progress("Converting", total=count, unit="image") as progress:
@@ -81,7 +82,7 @@ def _source(
     """Returns the annotated images and the function that reads an annotation as contours."""
     if (args.bsds is None) == (args.label_maps is None):
         raise InputError("Give one of --bsds and --label_maps: what shall the network learn from?")
-    from osvos_tf import bsds, label_maps  # they need SciPy, which --help should not wait for
+    from osvos_tf.data import bsds, label_maps  # they need SciPy, which --help should not wait for
 
     if args.bsds is not None:
         return bsds.read_split(args.bsds, args.split), bsds.read_contours

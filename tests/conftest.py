@@ -39,7 +39,7 @@ def fake_davis(tmp_path):
 @pytest.fixture(scope="session")
 def fake_records(tmp_path_factory):
     """Records of the invented training split, 8 frames in 3 shards. Only to be read."""
-    from osvos_tf import davis, tfrecord
+    from osvos_tf.data import davis, tfrecord
 
     folder = tmp_path_factory.mktemp("shared")
     sequences = davis.read_split(paint(folder / "DAVIS"), "train")

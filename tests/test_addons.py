@@ -8,7 +8,8 @@ import pytest
 import tensorflow as tf
 from test_training import first_batches, gradients_of, names_and_kinds, network, values_of, views
 
-from osvos_tf import augment, recipes, training
+from osvos_tf import recipes, training
+from osvos_tf.data import augment
 
 tfa = pytest.importorskip(
     "tensorflow_addons",

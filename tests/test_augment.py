@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from osvos_tf import augment
+from osvos_tf.data import augment
 from osvos_tf.recipes import Augmentation
 
 HEIGHT, WIDTH = 48, 80

@@ -5,7 +5,7 @@ import pytest
 import scipy.io
 from conftest import draw_bsds
 
-from osvos_tf import bsds, tfrecord
+from osvos_tf.data import bsds, tfrecord
 from osvos_tf.errors import InputError
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from osvos_tf import davis
+from osvos_tf.data import davis
 from osvos_tf.errors import InputError
 
 

@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 from commands import Commands, moments
 
-from osvos_tf import tfrecord
+from osvos_tf.data import tfrecord
 from osvos_tf.errors import InputError
 from pipelines import cli, davis_to_tfrecord
 

@@ -8,7 +8,7 @@ import shutil
 import cv2
 import pytest
 
-from osvos_tf import painter
+from osvos_tf.data import painted_world
 from osvos_tf.errors import InputError
 from pipelines import cli, demo, evaluate, segment, train_parent
 
@@ -104,7 +104,7 @@ def stages(monkeypatch):
 def test_a_stopped_one_resumes(stages, tmp_path, monkeypatch, capsys):
     """What is whole by then is not made again, and nothing shows before all is."""
     out, unfinished = tmp_path / "demo", tmp_path / ".demo.unfinished"
-    steps = [(painter, "_write_lists"), (demo, "_write_sheet"), (demo, "_rename_in_records")]
+    steps = [(painted_world, "_write_lists"), (demo, "_write_sheet"), (demo, "_rename_in_records")]
     for module, step in steps:
         with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
             patched.setattr(module, step, interrupt)

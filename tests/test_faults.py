@@ -13,7 +13,8 @@ import pytest
 from conftest import draw_bsds, paint
 from toy_model import wait_until
 
-from osvos_tf import davis, model, tfrecord
+from osvos_tf import model
+from osvos_tf.data import davis, tfrecord
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 WIDTH = 1 / 32

@@ -21,18 +21,8 @@ from PIL import Image
 from tensorflow.core.framework import tensor_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 
-from osvos_tf import (
-    davis,
-    export,
-    results,
-    served_models,
-    specialist,
-    tfrecord,
-    video_job,
-    wire,
-    worker,
-    worklist,
-)
+from osvos_tf import export, results, served_models, specialist, video_job, wire, worker, worklist
+from osvos_tf.data import davis, tfrecord
 from osvos_tf.errors import InputError
 from osvos_tf.media import video
 

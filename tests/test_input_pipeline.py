@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from osvos_tf import davis, input_pipeline, tfrecord
+from osvos_tf.data import davis, input_pipeline, tfrecord
 from osvos_tf.errors import InputError
 from osvos_tf.recipes import Augmentation
 

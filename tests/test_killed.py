@@ -16,7 +16,8 @@ import pytest
 from commands import moments
 from toy_model import wait_until
 
-from osvos_tf import davis, model, model_server, serving
+from osvos_tf import model, model_server, serving
+from osvos_tf.data import davis
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 WIDTH = 1 / 32

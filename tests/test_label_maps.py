@@ -5,7 +5,7 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from osvos_tf import label_maps
+from osvos_tf.data import label_maps
 from osvos_tf.errors import InputError
 
 

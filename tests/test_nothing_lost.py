@@ -15,7 +15,8 @@ import tensorflow as tf
 import toy_model
 from conftest import draw_bsds, paint
 
-from osvos_tf import davis, model, results, tfrecord
+from osvos_tf import model, results
+from osvos_tf.data import davis, tfrecord
 from osvos_tf.errors import InputError
 from pipelines import cli
 

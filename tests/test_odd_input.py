@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from osvos_tf import davis, inference, model, tfrecord
+from osvos_tf import inference, model
+from osvos_tf.data import davis, tfrecord
 from osvos_tf.media import video
 from pipelines import cli, segment
 

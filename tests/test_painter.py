@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from osvos_tf import painter
+from osvos_tf.data import painted_world
+from osvos_tf.data.painted_world import paint_davis
 from osvos_tf.errors import InputError
 from osvos_tf.media.video import open_frames, read_mask
-from osvos_tf.painter import paint_davis
 
 SMALL = {"train": 3, "val": 2, "frames": 4, "size": (48, 80)}
 
@@ -64,7 +64,7 @@ def test_a_sequence_does_not_depend_on_how_many_there_are(tmp_path):
 
 
 def test_splits_share_no_shape_pattern_or_colour():
-    train, val = painter._TRAIN, painter._VAL
+    train, val = painted_world._TRAIN, painted_world._VAL
     assert not set(train.outlines) & set(val.outlines)
     assert not set(train.patterns) & set(val.patterns)
     assert not set(train.colours) & set(val.colours)
@@ -76,19 +76,19 @@ def test_splits_share_no_shape_pattern_or_colour():
     assert nearest >= 40
 
 
-@pytest.mark.parametrize("split", [painter._TRAIN, painter._VAL], ids=["train", "val"])
+@pytest.mark.parametrize("split", [painted_world._TRAIN, painted_world._VAL], ids=["train", "val"])
 def test_every_name_is_given_once(split):
     most = len(split.colours) * len(split.outlines)
-    cast = painter._cast(split, most, np.random.default_rng(0))
+    cast = painted_world._cast(split, most, np.random.default_rng(0))
     assert len({(look.colour, look.outline) for look in cast}) == most
     assert {look.pattern for look in cast} == set(split.patterns)
 
 
-@pytest.mark.parametrize("split", [painter._TRAIN, painter._VAL], ids=["train", "val"])
+@pytest.mark.parametrize("split", [painted_world._TRAIN, painted_world._VAL], ids=["train", "val"])
 def test_object_is_large_in_the_first_frame_and_moves(split):
-    for index, look in enumerate(painter._cast(split, 8, np.random.default_rng(3))):
+    for index, look in enumerate(painted_world._cast(split, 8, np.random.default_rng(3))):
         rng = np.random.default_rng(index)
-        masks = [mask for _, mask in painter._paint_sequence(split, look, 6, (48, 80), rng)]
+        masks = [mask for _, mask in painted_world._paint_sequence(split, look, 6, (48, 80), rng)]
         assert 0.05 < masks[0].mean() < 0.35, look
         centres = [np.argwhere(mask).mean(axis=0) for mask in (masks[0], masks[-1])]
         assert abs(centres[0][1] - centres[1][1]) > 6, look  # pixels, sideways
@@ -99,8 +99,8 @@ def test_hidden_pixels_are_not_in_the_mask():
     solid = []
     for seed in range(9):
         rng = np.random.default_rng(seed)
-        look = painter._Look("amber", "pebble", "spots")
-        shown = painter._paint_sequence(painter._TRAIN, look, 9, (48, 80), rng)
+        look = painted_world._Look("amber", "pebble", "spots")
+        shown = painted_world._paint_sequence(painted_world._TRAIN, look, 9, (48, 80), rng)
         hulls = []
         for _, mask in shown:
             outline = cv2.convexHull(np.argwhere(mask)[:, ::-1].astype(np.int32))

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from osvos_tf import davis, export, model, model_server, serving
+from osvos_tf import export, model, model_server, serving
+from osvos_tf.data import davis
 from osvos_tf.errors import InputError
 from osvos_tf.media import video
 from pipelines import cli, query, segment

@@ -19,7 +19,8 @@ from absl import flags
 from commands import SECONDS, Commands, in_background
 from readme import take_apart
 
-from osvos_tf import distribution, painter
+from osvos_tf import distribution
+from osvos_tf.data import painted_world
 from osvos_tf.errors import InputError
 from osvos_tf.media import video
 from pipelines import cli
@@ -259,7 +260,7 @@ def world(tmp_path_factory):
 
 def prepare(folder):
     """Lays out what the text names."""
-    frames, truth = painter.paint_video(frames=FRAMES, size=(32, 48))
+    frames, truth = painted_world.paint_video(frames=FRAMES, size=(32, 48))
     with video.VideoWriter(folder / "dog.mp4", frames.shape[1:3]) as writer:
         for frame in frames:
             writer.write(frame)

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 import osvos_tf
-from osvos_tf import davis, inference, metrics, model, snapping
+from osvos_tf import inference, metrics, model, snapping
+from osvos_tf.data import davis
 from osvos_tf.errors import InputError
 from osvos_tf.media import video
 from pipelines import cli, segment

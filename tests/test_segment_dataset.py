@@ -17,7 +17,6 @@ import quick_specialist
 from commands import SECONDS, in_background, wait_for
 
 from osvos_tf import (
-    davis,
     dispatch,
     engines,
     files,
@@ -28,6 +27,7 @@ from osvos_tf import (
     worker,
     worklist,
 )
+from osvos_tf.data import davis
 from osvos_tf.errors import InputError
 from osvos_tf.media import video
 from pipelines import cli, evaluate, segment, segment_dataset

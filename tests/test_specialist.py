@@ -12,7 +12,8 @@ from conftest import paint
 from PIL import Image
 
 import osvos_tf
-from osvos_tf import davis, files, metrics, model, recipes, specialist
+from osvos_tf import files, metrics, model, recipes, specialist
+from osvos_tf.data import davis
 from osvos_tf.errors import InputError
 from osvos_tf.media import video
 from osvos_tf.options import LearnOptions, SegmentOptions

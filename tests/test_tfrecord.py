@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from osvos_tf import davis, tfrecord
+from osvos_tf.data import davis, tfrecord
 from osvos_tf.errors import InputError
 
 HEIGHT, WIDTH = 48, 80

@@ -8,7 +8,8 @@ import pytest
 from conftest import draw_bsds, paint
 
 import osvos_tf
-from osvos_tf import model, tfrecord
+from osvos_tf import model
+from osvos_tf.data import tfrecord
 from osvos_tf.errors import InputError
 from pipelines import cli, train_contour
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from osvos_tf import input_pipeline, losses, model, recipes, training
+from osvos_tf import losses, model, recipes, training
+from osvos_tf.data import input_pipeline
 from osvos_tf.errors import InputError
 from osvos_tf.recipes import Stage
 

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from osvos_tf import davis, worklist
+from osvos_tf import worklist
+from osvos_tf.data import davis
 from osvos_tf.errors import InputError
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from osvos_tf import augment, tfrecord
+from osvos_tf.data import augment, tfrecord
 from osvos_tf.errors import InputError
 from osvos_tf.recipes import Augmentation
 

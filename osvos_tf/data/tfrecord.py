@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageOps
 
-from osvos_tf.davis import Frame, Sequence, check_name
+from osvos_tf.data.davis import Frame, Sequence, check_name
 from osvos_tf.errors import InputError
 from osvos_tf.files import atomic_path, ensure_writable, read_json, write_json
 from osvos_tf.formats import tfrecord_repair

@@ -12,7 +12,7 @@ import pathlib
 
 import numpy as np
 
-from osvos_tf.davis import Frame, Sequence
+from osvos_tf.data.davis import Frame, Sequence
 from osvos_tf.errors import InputError
 from osvos_tf.formats import matlab
 from osvos_tf.media.video import VOID

@@ -15,7 +15,7 @@ from collections.abc import Collection
 
 import numpy as np
 
-from osvos_tf.davis import Frame, Sequence
+from osvos_tf.data.davis import Frame, Sequence
 from osvos_tf.errors import InputError
 from osvos_tf.formats import matlab
 from osvos_tf.media.video import VOID, open_image
