@@ -105,7 +105,7 @@ def canny_strength(image, sigma):
 def network(path):
     """Returns the detector of a stored contour network: probabilities, thinned to lines."""
     model = osvos_tf.load_model(path)
-    from osvos_tf.model import build_predictor
+    from osvos_tf.network.model import build_predictor
 
     predictor = build_predictor(model)
 

@@ -3,7 +3,7 @@
     python -m benchmarks.forward                  # about a minute on two quiet cores
     python -m benchmarks.forward --widths=0.5 --precisions=bfloat16 --batches=1,2,4,8
 
-The bound is the network's count of operations (`osvos_tf.cost`) at the rate of a large matrix
+The bound is the network's count of operations (`benchmarks.cost`) at the rate of a large matrix
 product of the same precision, measured in turns with it.
 """
 
@@ -11,8 +11,8 @@ import itertools
 
 from absl import app, flags
 
-from benchmarks import timing
-from osvos_tf import cost, model
+from benchmarks import cost, timing
+from osvos_tf.network import model
 
 WIDTHS = flags.DEFINE_list("widths", ["1.0", "0.5"], "Width multipliers of the network.")
 PRECISIONS = flags.DEFINE_list("precisions", list(model.PRECISIONS), "Compute types.")

@@ -22,9 +22,10 @@ import tempfile
 import tensorflow as tf
 from absl import app, flags
 
-from benchmarks import timing, training_step
-from osvos_tf import cost, files, model, recipes
+from benchmarks import cost, timing, training_step
+from osvos_tf import files, recipes
 from osvos_tf.data import davis, input_pipeline, painted_world, tfrecord
+from osvos_tf.network import model
 
 _SEQUENCES = flags.DEFINE_list("sequences", [], "Sequences of train, by comma; unset: all.")
 _VIEWS = flags.DEFINE_integer("views", 128, "Views of a measurement.", lower_bound=8)

@@ -28,9 +28,10 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks import timing
-from osvos_tf import files, model, serving
+from osvos_tf import files, serving
 from osvos_tf.data import davis, painted_world, tfrecord
 from osvos_tf.media import video
+from osvos_tf.network import model
 
 _MINUTES = flags.DEFINE_float("minutes", 60.0, "How long.", lower_bound=1.0)
 _OUT = flags.DEFINE_string("out", None, "Folder for all files, a new one.", required=True)

@@ -13,7 +13,7 @@ import os
 from absl import app, flags
 
 from benchmarks import timing
-from osvos_tf import model
+from osvos_tf.network import model
 
 flags.adopt_module_key_flags(timing)
 

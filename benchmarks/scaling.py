@@ -22,9 +22,10 @@ from typing import Any
 import cv2
 from absl import app, flags
 
-from benchmarks import timing
-from osvos_tf import LearnOptions, SegmentOptions, cost, files, model, recipes
+from benchmarks import cost, timing
+from osvos_tf import LearnOptions, SegmentOptions, files, recipes
 from osvos_tf.media import video
+from osvos_tf.network import model
 from osvos_tf.video_job import VideoJob
 
 _TABLES = flags.DEFINE_list("tables", ["frames", "size", "batch", "training"], "What to vary.")

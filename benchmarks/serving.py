@@ -36,7 +36,8 @@ from absl import app, flags, logging
 from tensorflow_serving.apis import predict_pb2
 
 from benchmarks import timing
-from osvos_tf import export, model, served_models, wire
+from osvos_tf import served_models, wire
+from osvos_tf.network import model, saved_model
 
 _WIDTH = flags.DEFINE_float(
     "width_multiplier",
@@ -89,7 +90,7 @@ def main(argv):
     }
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         network = model.build_foreground(width_multiplier=_WIDTH.value, start="scratch", seed=0)
-        version = export.export_saved_model(network, pathlib.Path(folder) / _NAME)
+        version = saved_model.export_saved_model(network, pathlib.Path(folder) / _NAME)
         servable = served_models.Servable(_NAME, 1, version)
         rest, address, process = stack.enter_context(_server(version.parent))
         options = [("grpc.max_receive_message_length", -1)]

@@ -138,7 +138,7 @@ def gradient(frame):
 
 def network(path):
     """Returns the contour network as a function: uint8 RGB frame -> strength [height, width]."""
-    from osvos_tf import model
+    from osvos_tf.network import model
 
     predictor = model.build_predictor(osvos_tf.load_model(path))
     return lambda frame: predictor.predict_on_batch(frame[None])[0, :, :, 0]

@@ -15,8 +15,9 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags
 
-from benchmarks import forward, timing
-from osvos_tf import cost, model, recipes, training
+from benchmarks import cost, forward, timing
+from osvos_tf import recipes, training
+from osvos_tf.network import model
 
 for module in (forward, timing):
     flags.adopt_module_key_flags(module)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from osvos_tf.errors import InputError
     from osvos_tf.evaluation import evaluate
     from osvos_tf.media.video import open_video
-    from osvos_tf.model import load_model
+    from osvos_tf.network.model import load_model
     from osvos_tf.options import LearnOptions, SegmentOptions
     from osvos_tf.specialist import Specialist, learn, load
 

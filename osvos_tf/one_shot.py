@@ -7,8 +7,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from osvos_tf import losses, model, recipes, training
+from osvos_tf import losses, recipes, training
 from osvos_tf.data import input_pipeline
+from osvos_tf.network import model
 
 _CHECK_EVERY = 25  # updates between two looks at the held-out views
 _PATIENCE = 2  # looks in a row without an improvement; weights jump while the rate is high

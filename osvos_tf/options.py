@@ -184,7 +184,7 @@ def _recipe_for(parent: str) -> str:
     """
     if parent == "random":
         return "scratch"
-    from osvos_tf import keras_file  # HDF5, which --help should not wait for
+    from osvos_tf.network import keras_file  # HDF5, which --help should not wait for
 
     path = files.PARENTS.get(parent, Path(os.path.expanduser(parent)))
     return "imagenet" if keras_file.colour_scale(path) == 1 else "scratch"

@@ -27,10 +27,11 @@ import numpy as np
 from PIL import Image
 
 from osvos_tf import annotations as annotated
-from osvos_tf import files, inference, model, one_shot, results, runtime, snapping
+from osvos_tf import files, inference, one_shot, results, runtime, snapping
 from osvos_tf.annotations import Annotation, Mask
 from osvos_tf.errors import InputError
 from osvos_tf.media import video
+from osvos_tf.network import model
 from osvos_tf.options import LearnOptions, SegmentOptions, with_changes
 from osvos_tf.progress import OnProgress, Progress
 
@@ -190,9 +191,9 @@ class Specialist:
         Raises:
             InputError: see `export.export_saved_model`.
         """
-        from osvos_tf import export  # its messages are of the extra "serving"
+        from osvos_tf.network import saved_model  # its messages are of the extra "serving"
 
-        return export.export_saved_model(
+        return saved_model.export_saved_model(
             self.network,
             folder,
             contour=None if contour is None else load_contour(contour),

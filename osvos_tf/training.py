@@ -20,7 +20,7 @@ import tensorflow as tf
 from osvos_tf import distribution, losses
 from osvos_tf.errors import InputError
 from osvos_tf.files import atomic_path
-from osvos_tf.model import with_precision
+from osvos_tf.network.model import with_precision
 from osvos_tf.recipes import Stage
 
 _MOMENTUM = 0.9

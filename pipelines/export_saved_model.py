@@ -53,12 +53,12 @@ GROUPS = (
 def main(args: flags.FlagValues) -> None:
     """Flags -> networks -> a version of the model."""
     cli.import_tensorflow()
-    from osvos_tf import export, model
+    from osvos_tf.network import model, saved_model
 
-    export.check_folder(args.out, args.version)
+    saved_model.check_folder(args.out, args.version)
     network = _load(model, args.model, "foreground")
     contour = None if args.contour is None else _load(model, args.contour, "contour")
-    path = export.export_saved_model(
+    path = saved_model.export_saved_model(
         network, args.out, contour=contour, threshold=args.threshold, version=args.version
     )
     megabytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) / 1e6

@@ -55,7 +55,7 @@ def main(args: flags.FlagValues) -> None:
     files.ensure_writable(out.parent)
     with results.lock(out.with_name(f".{out.name}.lock"), out):
         cli.import_tensorflow()
-        from osvos_tf import model, weights
+        from osvos_tf.network import model, weights
 
         network = weights.import_network(args.source, args.format)
         what = f"a {network.name} network, crop {network.get_layer('fused').crop!r}"

@@ -185,8 +185,9 @@ def _train(
 ) -> None:
     """Trains in a work folder that has proved good; `precision` is that of an earlier run."""
     cli.import_tensorflow()
-    from osvos_tf import distribution, model
+    from osvos_tf import distribution
     from osvos_tf.data import input_pipeline
+    from osvos_tf.network import model
 
     workdir = pathlib.Path(args.workdir)
     addresses, _ = distribution.cluster()
@@ -331,7 +332,7 @@ def _check(args: flags.FlagValues) -> None:
 
 def _initial(args: flags.FlagValues, task: Task, model: ModuleType) -> Any:
     """Returns the network with its first weights."""
-    from osvos_tf import weight_files, weights
+    from osvos_tf.network import weight_files, weights
 
     path = str(PARENTS.get(args.weights, args.weights))
     is_file = path not in ("imagenet", "random")

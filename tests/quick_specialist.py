@@ -10,8 +10,9 @@ import types
 
 import numpy as np
 
-from osvos_tf import model, one_shot, specialist, training
+from osvos_tf import one_shot, specialist, training
 from osvos_tf.errors import InputError
+from osvos_tf.network import model
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

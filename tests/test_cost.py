@@ -9,7 +9,9 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from osvos_tf import cost, losses, model
+from benchmarks import cost
+from osvos_tf import losses
+from osvos_tf.network import model
 
 TINY = 1 / 16
 SIZE = (37, 51)  # odd at every other halving

@@ -15,8 +15,9 @@ from commands import SECONDS, in_background, wait_for
 from hypothesis import given
 from hypothesis import strategies as st
 
-from osvos_tf import distribution, model, recipes, training
+from osvos_tf import distribution, recipes, training
 from osvos_tf.errors import InputError
+from osvos_tf.network import model
 from pipelines import offline
 
 REPOSITORY = pathlib.Path(__file__).parents[1]

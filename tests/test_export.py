@@ -14,9 +14,10 @@ from PIL import Image
 from tensorflow_serving.apis import prediction_log_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
-from osvos_tf import export, inference, model
+from osvos_tf import inference
 from osvos_tf.errors import InputError
 from osvos_tf.media import video
+from osvos_tf.network import model, saved_model
 
 THRESHOLD = 0.5
 TINY = {"width_multiplier": 1 / 16, "start": "scratch"}
@@ -35,7 +36,7 @@ def exported(networks, tmp_path_factory):
     """The folder of a version with both networks. Only to be read."""
     foreground, contour = networks
     folder = tmp_path_factory.mktemp("saved_models") / "dog"
-    return export.export_saved_model(foreground, folder, contour=contour, threshold=THRESHOLD)
+    return saved_model.export_saved_model(foreground, folder, contour=contour, threshold=THRESHOLD)
 
 
 @pytest.fixture(scope="session")
@@ -52,7 +53,7 @@ def quick(monkeypatch):
         (folder / "variables").mkdir(parents=True)
         (folder / "saved_model.pb").write_bytes(b"a graph")
 
-    monkeypatch.setattr(export, "_save", save)
+    monkeypatch.setattr(saved_model, "_save", save)
 
 
 def paint(*shape, seed=0):
@@ -170,7 +171,7 @@ def test_weights_are_frozen_and_float32(signatures, networks):
 
 def test_a_bfloat16_network_is_exported_in_float32(networks, tmp_path):
     halved = model.with_precision(networks[0], "bfloat16")
-    path = export.export_saved_model(halved, tmp_path / "dog")
+    path = saved_model.export_saved_model(halved, tmp_path / "dog")
     frames = paint(1, 40, 50)
     serving_default = tf.saved_model.load(str(path)).signatures["serving_default"]
     outputs = serving_default(images=tf.constant(frames))
@@ -182,7 +183,7 @@ def test_a_bfloat16_network_is_exported_in_float32(networks, tmp_path):
 
 def test_warm_up_has_a_request_for_each_signature(exported, signatures):
     seen = {}
-    for record in tf.data.TFRecordDataset(str(exported / export.WARMUP_FILE)):
+    for record in tf.data.TFRecordDataset(str(exported / saved_model.WARMUP_FILE)):
         log = prediction_log_pb2.PredictionLog.FromString(record.numpy())
         request = log.predict_log.request
         assert request.model_spec.name == "dog"
@@ -197,14 +198,14 @@ def test_warm_up_has_a_request_for_each_signature(exported, signatures):
 
 def test_next_free_version(quick, networks, tmp_path):
     folder = tmp_path / "saved_models" / "dog"
-    assert export.export_saved_model(networks[0], folder) == folder / "1"
-    assert export.export_saved_model(networks[0], folder, version=7) == folder / "7"
+    assert saved_model.export_saved_model(networks[0], folder) == folder / "1"
+    assert saved_model.export_saved_model(networks[0], folder, version=7) == folder / "7"
     (folder / "notes").mkdir()
     (folder / "0012").mkdir()  # TensorFlow Serving reads it as 12
-    assert export.export_saved_model(networks[0], folder) == folder / "13"
+    assert saved_model.export_saved_model(networks[0], folder) == folder / "13"
     for taken in (7, 12):
         with pytest.raises(InputError, match=f"Version {taken} .* exists"):
-            export.export_saved_model(networks[0], folder, version=taken)
+            saved_model.export_saved_model(networks[0], folder, version=taken)
     assert {path.name for path in folder.iterdir()} == {"1", "7", "0012", "13", "notes"}
 
 
@@ -216,8 +217,8 @@ def test_another_export_takes_the_number_first(quick, networks, tmp_path, monkey
             (folder / "1" / "variables").mkdir(parents=True)
         rename(source, target)
 
-    monkeypatch.setattr(export.os, "rename", late)
-    assert export.export_saved_model(networks[0], folder) == folder / "2"
+    monkeypatch.setattr(saved_model.os, "rename", late)
+    assert saved_model.export_saved_model(networks[0], folder) == folder / "2"
 
 
 def test_a_version_appears_whole(networks, tmp_path, monkeypatch):
@@ -228,10 +229,10 @@ def test_a_version_appears_whole(networks, tmp_path, monkeypatch):
         seen.append({path.name for path in pathlib.Path(target).parent.iterdir()})
         rename(source, target)
 
-    monkeypatch.setattr(export.os, "rename", spy)
-    export.export_saved_model(networks[0], tmp_path / "dog")
+    monkeypatch.setattr(saved_model.os, "rename", spy)
+    saved_model.export_saved_model(networks[0], tmp_path / "dog")
     complete, names = seen
-    assert {"saved_model.pb", "variables/variables.index", export.WARMUP_FILE} <= complete
+    assert {"saved_model.pb", "variables/variables.index", saved_model.WARMUP_FILE} <= complete
     assert len(names) == 1 and not names.pop().isdigit()
 
 
@@ -240,9 +241,9 @@ def test_a_failure_leaves_no_version(quick, networks, tmp_path, monkeypatch, ste
     def fail(*arguments):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(export, step, fail)
+    monkeypatch.setattr(saved_model, step, fail)
     with pytest.raises(OSError, match="No space"):
-        export.export_saved_model(networks[0], tmp_path / "dog")
+        saved_model.export_saved_model(networks[0], tmp_path / "dog")
     assert list(tmp_path.iterdir()) == [tmp_path / "dog"]
     assert not list((tmp_path / "dog").iterdir())
 
@@ -251,7 +252,7 @@ def test_models_config_lists_what_is_there(quick, networks, tmp_path):
     (tmp_path / "a_file").touch()
     (tmp_path / "notes").mkdir()
     (tmp_path / "cat" / "3").mkdir(parents=True)
-    export.export_saved_model(networks[0], tmp_path / "dog")
+    saved_model.export_saved_model(networks[0], tmp_path / "dog")
     models = read_config(tmp_path)
     assert {name: entry.base_path for name, entry in models.items()} == {
         "cat": "/models/cat",
@@ -270,7 +271,7 @@ def test_models_config_keeps_what_others_set(quick, networks, tmp_path):
           config { name: "far" base_path: "gs://bucket/far" model_platform: "tensorflow" }
         }"""
     )
-    export.export_saved_model(networks[0], tmp_path / "dog")
+    saved_model.export_saved_model(networks[0], tmp_path / "dog")
     models = read_config(tmp_path)
     assert set(models) == {"cat", "far", "dog"}
     assert models["cat"].model_version_policy.HasField("all")
@@ -301,7 +302,7 @@ def test_models_config_keeps_what_others_wrote(quick, networks, tmp_path, text):
     path = tmp_path / "models.config"
     path.write_text(text)
     before = read_config(tmp_path)
-    export.export_saved_model(networks[0], tmp_path / "dog")
+    saved_model.export_saved_model(networks[0], tmp_path / "dog")
     found = path.read_text()
     position = 0
     for word in text.replace("{}", "{ }").split():
@@ -309,22 +310,22 @@ def test_models_config_keeps_what_others_wrote(quick, networks, tmp_path, text):
     models = read_config(tmp_path)
     assert models.pop("dog").base_path == "/models/dog" and models == before
     made = path.stat().st_ino
-    export.export_saved_model(networks[0], tmp_path / "dog")
+    saved_model.export_saved_model(networks[0], tmp_path / "dog")
     assert path.stat().st_ino == made  # nothing to add: not touched
 
 
 def test_a_model_that_was_removed_is_not_listed(quick, networks, tmp_path):
     for name in ("cat", "dog"):
-        export.export_saved_model(networks[0], tmp_path / name)
+        saved_model.export_saved_model(networks[0], tmp_path / name)
     shutil.rmtree(tmp_path / "cat")
     path = tmp_path / "models.config"
     path.write_text(path.read_text() + "# mine")
-    export.export_saved_model(networks[0], tmp_path / "dog")
+    saved_model.export_saved_model(networks[0], tmp_path / "dog")
     assert set(read_config(tmp_path)) == {"dog"} and path.read_text().endswith("}\n# mine")
 
 
 def test_what_is_written_to_models_config_meanwhile_stays(quick, networks, tmp_path, monkeypatch):
-    write_warmup = export._write_warmup
+    write_warmup = saved_model._write_warmup
 
     def write_and_edit(*arguments):
         write_warmup(*arguments)
@@ -332,8 +333,8 @@ def test_what_is_written_to_models_config_meanwhile_stays(quick, networks, tmp_p
             'model_config_list { config { name: "far" base_path: "gs://far" } }  # mine'
         )
 
-    monkeypatch.setattr(export, "_write_warmup", write_and_edit)
-    export.export_saved_model(networks[0], tmp_path / "dog")
+    monkeypatch.setattr(saved_model, "_write_warmup", write_and_edit)
+    saved_model.export_saved_model(networks[0], tmp_path / "dog")
     assert set(read_config(tmp_path)) == {"dog", "far"}
     assert (tmp_path / "models.config").read_text().endswith("# mine")
 
@@ -341,24 +342,24 @@ def test_what_is_written_to_models_config_meanwhile_stays(quick, networks, tmp_p
 def test_a_config_of_another_kind_is_told_before_anything_is_written(networks, tmp_path):
     (tmp_path / "models.config").write_text("custom_model_config { }")
     with pytest.raises(InputError, match=r"models\.config is a custom_model_config"):
-        export.export_saved_model(networks[0], tmp_path / "dog")
+        saved_model.export_saved_model(networks[0], tmp_path / "dog")
     assert [path.name for path in tmp_path.iterdir()] == ["models.config"]
 
 
 def test_a_broken_models_config_is_found_before_anything_is_written(networks, tmp_path):
     (tmp_path / "models.config").write_text("models { dog }")
     with pytest.raises(InputError, match=r"models\.config is no ModelServerConfig"):
-        export.export_saved_model(networks[0], tmp_path / "dog")
+        saved_model.export_saved_model(networks[0], tmp_path / "dog")
     assert [path.name for path in tmp_path.iterdir()] == ["models.config"]
 
 
 def test_files_for_the_server_are_written_once(quick, networks, tmp_path):
-    export.export_saved_model(networks[0], tmp_path / "dog")
+    saved_model.export_saved_model(networks[0], tmp_path / "dog")
     compose = (tmp_path / "compose.yaml").read_text()
     assert "--model_config_file=/models/models.config" in compose and ".:/models:ro" in compose
     (tmp_path / "compose.yaml").write_text("mine")
     (tmp_path / "batching.config").write_text("mine too")
-    export.export_saved_model(networks[0], tmp_path / "cat")
+    saved_model.export_saved_model(networks[0], tmp_path / "cat")
     assert (tmp_path / "compose.yaml").read_text() == "mine"
     assert (tmp_path / "batching.config").read_text() == "mine too"
 
@@ -366,25 +367,25 @@ def test_files_for_the_server_are_written_once(quick, networks, tmp_path):
 @pytest.mark.parametrize("name", ["with space", "a:b", ".hidden", "12", "größe"])
 def test_names_that_clients_could_not_use_are_refused(networks, tmp_path, name):
     with pytest.raises(InputError, match="clients put into a URL"):
-        export.export_saved_model(networks[0], tmp_path / name)
+        saved_model.export_saved_model(networks[0], tmp_path / name)
     assert not list(tmp_path.iterdir())
 
 
 def test_the_folder_of_all_models_is_no_model(quick, networks, tmp_path):
-    export.export_saved_model(networks[0], tmp_path / "dog")
+    saved_model.export_saved_model(networks[0], tmp_path / "dog")
     with pytest.raises(InputError, match="holds models itself"):
-        export.export_saved_model(networks[0], tmp_path)
+        saved_model.export_saved_model(networks[0], tmp_path)
 
 
 @pytest.mark.parametrize("version", [0, -1, 2**63])
 def test_versions_are_positive(networks, tmp_path, version):
     with pytest.raises(InputError, match="number from 1"):
-        export.export_saved_model(networks[0], tmp_path / "dog", version=version)
+        saved_model.export_saved_model(networks[0], tmp_path / "dog", version=version)
 
 
 def test_says_which_extra_is_missing(networks, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_serving", None)
     monkeypatch.setitem(sys.modules, "tensorflow_serving.apis", None)
     with pytest.raises(InputError, match=r"pip install .tensorflow-serving-api<2\.22. "):
-        export.export_saved_model(networks[0], tmp_path / "dog")
+        saved_model.export_saved_model(networks[0], tmp_path / "dog")
     assert not list(tmp_path.iterdir())

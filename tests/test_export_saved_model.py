@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from osvos_tf import model
 from osvos_tf.errors import InputError
+from osvos_tf.network import model
 from pipelines import cli, export_saved_model
 
 REPOSITORY = pathlib.Path(__file__).parents[1]

@@ -13,8 +13,8 @@ import pytest
 from conftest import draw_bsds, paint
 from toy_model import wait_until
 
-from osvos_tf import model
 from osvos_tf.data import davis, tfrecord
+from osvos_tf.network import model
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 WIDTH = 1 / 32

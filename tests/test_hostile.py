@@ -21,10 +21,11 @@ from PIL import Image
 from tensorflow.core.framework import tensor_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 
-from osvos_tf import export, results, served_models, specialist, video_job, wire, worker, worklist
+from osvos_tf import results, served_models, specialist, video_job, wire, worker, worklist
 from osvos_tf.data import davis, tfrecord
 from osvos_tf.errors import InputError
 from osvos_tf.media import video
+from osvos_tf.network import saved_model
 
 FORMATS = {"JPEG": ".jpg", "PNG": ".png", "BMP": ".bmp", "WEBP": ".webp", "TIFF": ".tif"}
 PICTURE = np.random.default_rng(0).integers(0, 255, (12, 16, 3), np.uint8)
@@ -476,14 +477,14 @@ CONFIG = b"""model_config_list {
 def test_damaged_models_config(tmp_path_factory, data):
     path = a_folder(tmp_path_factory) / "models.config"
     path.write_bytes(data.draw(fuzzing.damaged(CONFIG)))
-    for read in (served_models.read_config, export._read_config):
+    for read in (served_models.read_config, saved_model._read_config):
         with contextlib.suppress(InputError):
             read(path)
 
 
 def test_models_config_that_is_deep_or_absent(tmp_path):
     path = tmp_path / "models.config"
-    for read in (served_models.read_config, export._read_config):
+    for read in (served_models.read_config, saved_model._read_config):
         path.write_text("model_config_list { " * 50_000)
         with pytest.raises(InputError, match=r"models\.config"):
             read(path)

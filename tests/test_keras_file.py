@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from osvos_tf import files, keras_file, model
+from osvos_tf import files
 from osvos_tf.errors import InputError
+from osvos_tf.network import keras_file, model
 
 keras_3 = pytest.mark.skipif(keras.__version__ < "3", reason="Keras 2 writes another config")
 

@@ -16,8 +16,9 @@ import pytest
 from commands import moments
 from toy_model import wait_until
 
-from osvos_tf import model, model_server, serving
+from osvos_tf import model_server, serving
 from osvos_tf.data import davis
+from osvos_tf.network import model
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 WIDTH = 1 / 32

@@ -10,7 +10,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from osvos_tf import layers
+from osvos_tf.network import layers
 
 STRIDES = (2, 4, 8, 16)
 

@@ -11,8 +11,8 @@ import tensorflow as tf
 from test_layers import check_round_trip, reference_upsample
 
 import osvos_tf
-from osvos_tf import layers, model
 from osvos_tf.errors import InputError
+from osvos_tf.network import layers, model
 
 TINY = 1 / 16
 TRUNK = [

@@ -15,9 +15,10 @@ import tensorflow as tf
 import toy_model
 from conftest import draw_bsds, paint
 
-from osvos_tf import model, results
+from osvos_tf import results
 from osvos_tf.data import davis, tfrecord
 from osvos_tf.errors import InputError
+from osvos_tf.network import model
 from pipelines import cli
 
 WIDTH = 1 / 32

@@ -9,7 +9,7 @@ import pytest
 from test_layers import tent
 from test_model import frames, tiny, trained
 
-from osvos_tf import layers, model
+from osvos_tf.network import layers, model
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed; it is needed only here")
 functional = torch.nn.functional

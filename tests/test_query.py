@@ -7,10 +7,11 @@ import sys
 
 import pytest
 
-from osvos_tf import export, model, model_server, serving
+from osvos_tf import model_server, serving
 from osvos_tf.data import davis
 from osvos_tf.errors import InputError
 from osvos_tf.media import video
+from osvos_tf.network import model, saved_model
 from pipelines import cli, query, segment
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
@@ -32,7 +33,7 @@ def specialist(tmp_path_factory):
 def saved_models(specialist, tmp_path_factory):
     """The folder with its export, called dog."""
     folder = tmp_path_factory.mktemp("saved_models")
-    export.export_saved_model(model.load_model(specialist), folder / "dog", threshold=0.5)
+    saved_model.export_saved_model(model.load_model(specialist), folder / "dog", threshold=0.5)
     return folder
 
 

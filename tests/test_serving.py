@@ -28,8 +28,9 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from osvos_tf import export, inference, model, serving
+from osvos_tf import inference, serving
 from osvos_tf.errors import InputError
+from osvos_tf.network import model, saved_model
 
 WAYS = {  # how to ask for masks: kind of server, then arguments of `connect`
     "folder": ("folder", {}),
@@ -51,7 +52,7 @@ def folder(tmp_path_factory):
     network = model.build_foreground(**tiny, seed=1)
     contour = model.build_contour(**tiny, seed=2)
     for threshold in (0.99, 0.5):
-        export.export_saved_model(network, root / "dog", contour=contour, threshold=threshold)
+        saved_model.export_saved_model(network, root / "dog", contour=contour, threshold=threshold)
     return root
 
 

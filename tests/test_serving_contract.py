@@ -63,11 +63,12 @@ def server(tmp_path_factory):
             base_path=os.environ.get("OSVOS_BASE_PATH"),
         )
         return
-    from osvos_tf import export, model, model_server
+    from osvos_tf import model_server
+    from osvos_tf.network import model, saved_model
 
     base_path = tmp_path_factory.mktemp("saved_models") / "specialist"
     network = model.build_foreground(width_multiplier=1 / 16, start="scratch", seed=0)
-    export.export_saved_model(network, base_path, threshold=0.5)
+    saved_model.export_saved_model(network, base_path, threshold=0.5)
     with model_server.ModelServer({"specialist": base_path}, poll_seconds=0.1) as embedded:
         yield types.SimpleNamespace(
             grpc=f"127.0.0.1:{embedded.grpc_port}",

@@ -8,9 +8,9 @@ import pytest
 from conftest import draw_bsds, paint
 
 import osvos_tf
-from osvos_tf import model
 from osvos_tf.data import tfrecord
 from osvos_tf.errors import InputError
+from osvos_tf.network import model
 from pipelines import cli, train_contour
 
 TINY = {

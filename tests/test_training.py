@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from osvos_tf import losses, model, recipes, training
+from osvos_tf import losses, recipes, training
 from osvos_tf.data import input_pipeline
 from osvos_tf.errors import InputError
+from osvos_tf.network import model
 from osvos_tf.recipes import Stage
 
 SIZE = (32, 48)

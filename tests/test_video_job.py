@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from osvos_tf import files, model, results, video_job
+from osvos_tf import files, results, video_job
 from osvos_tf.errors import InputError
 from osvos_tf.media import video
+from osvos_tf.network import model
 from osvos_tf.options import LearnOptions, SegmentOptions
 from osvos_tf.video_job import VideoJob
 

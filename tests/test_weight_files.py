@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import scipy.io
 
-from osvos_tf import model, weight_files
 from osvos_tf.errors import InputError
+from osvos_tf.network import model, weight_files
 
 ARRAYS = {
     "a": np.arange(300, dtype=np.float32).reshape(3, 4, 25),

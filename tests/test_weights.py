@@ -12,8 +12,8 @@ import pytest
 import scipy.io
 import tensorflow as tf
 
-from osvos_tf import layers, model, weights
 from osvos_tf.errors import InputError
+from osvos_tf.network import layers, model, weights
 
 BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
 

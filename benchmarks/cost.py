@@ -9,7 +9,7 @@ operations a value and left out.
 import dataclasses
 from collections.abc import Iterator
 
-from osvos_tf import model
+from osvos_tf.network import model
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,9 +25,10 @@ import tensorflow as tf
 from google.protobuf import text_format
 from google.protobuf.message import Message
 
-from osvos_tf import files, model
+from osvos_tf import files
 from osvos_tf.errors import InputError, missing_package
 from osvos_tf.inference import DEFAULT_THRESHOLD
+from osvos_tf.network import model
 
 if TYPE_CHECKING:
     import keras

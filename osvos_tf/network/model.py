@@ -22,9 +22,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from osvos_tf import keras_file, layers
 from osvos_tf.errors import InputError
 from osvos_tf.files import atomic_path
+from osvos_tf.network import keras_file, layers
 
 # Stage k has `VGG_BLOCKS[k - 1]` = (3x3 convolutions, channels), and works at 1 / 2^(k - 1).
 VGG_BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))

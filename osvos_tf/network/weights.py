@@ -19,9 +19,9 @@ from osvos_tf import runtime  # noqa: F401 (before Keras: it decides what that r
 import keras
 import numpy as np
 
-from osvos_tf import layers, model, weight_files
 from osvos_tf.errors import InputError
-from osvos_tf.model import SIDE_CHANNELS, SIDES, VGG_BLOCKS
+from osvos_tf.network import layers, model, weight_files
+from osvos_tf.network.model import SIDE_CHANNELS, SIDES, VGG_BLOCKS
 
 # The file that `keras.applications.VGG16(include_top=False)` fetches, and its MD5 hash.
 IMAGENET_FILE = "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"

@@ -22,7 +22,7 @@ MEMBERS = {"metadata.json": 2**16, "config.json": 2**20, "model.weights.h5": 2**
 MAX_WEIGHTS = 2**29  # numbers
 MAX_HEIGHT = 2**13  # pixels of `working_height`
 
-_OURS = ("osvos_tf.layers",)
+_OURS = ("osvos_tf.network.layers", "osvos_tf.layers")  # the latter up to version 0.1
 _KERAS_LAYERS, _INITIALISERS = ("keras.layers",), ("keras.initializers",)
 # Class -> modules that it may come from; the second name of a pair is Keras 2's.
 _CLASSES: dict[str, tuple[str | None, ...]] = {

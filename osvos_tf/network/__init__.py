@@ -1,0 +1,1 @@
+"""The networks as functional Keras graphs, their files, and other people's weights."""
