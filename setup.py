@@ -63,7 +63,7 @@ setup(
     python_requires=">=3.10,<3.14",
     package_dir={"": "."},  # an editable install is then a path, without a finder at each start
     packages=[*find_packages(include=["osvos_tf*", "pipelines*", "benchmarks*"]), "saved_models"],
-    package_data={"osvos_tf": ["*.jinja", "py.typed"], "saved_models": ["compact/*", "full/*"]},
+    package_data={"osvos_tf": ["py.typed", "*/*.jinja"], "saved_models": ["compact/*", "full/*"]},
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,
     entry_points={

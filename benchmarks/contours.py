@@ -18,8 +18,8 @@ from absl import app, flags
 
 import osvos_tf
 from benchmarks import timing
-from osvos_tf import contour_metrics
 from osvos_tf.data import bsds
+from osvos_tf.evaluation import contour_metrics
 
 _BSDS = flags.DEFINE_string("bsds", None, "BSDS500 root.", required=True)
 _SPLIT = flags.DEFINE_string("split", "val", "Name of a folder in images: train, val or test.")

@@ -16,7 +16,7 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks import timing
-from osvos_tf import metrics
+from osvos_tf.evaluation import metrics
 
 flags.adopt_module_key_flags(timing)
 
@@ -51,7 +51,7 @@ def main(argv):
 
 
 def fast_scores(mask, truth):
-    """J and F of one frame by `osvos_tf.metrics`."""
+    """J and F of one frame by `osvos_tf.evaluation.metrics`."""
     return metrics.region_similarity(mask, truth), metrics.boundary_accuracy(mask, truth)
 
 

@@ -39,8 +39,9 @@ from absl import app, flags
 
 import osvos_tf
 from benchmarks import timing
-from osvos_tf import metrics, snapping
+from osvos_tf import snapping
 from osvos_tf.data import davis
+from osvos_tf.evaluation import metrics
 from osvos_tf.media import video
 
 _DAVIS = flags.DEFINE_string("davis", None, "DAVIS root.", required=True)

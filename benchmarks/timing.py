@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from absl import flags
 
-from osvos_tf import metrics
+from osvos_tf.evaluation import metrics
 from osvos_tf.media import video
 
 _JSON = flags.DEFINE_string("json", None, "File to write the rows to.")

@@ -27,9 +27,10 @@ import numpy as np
 from absl import flags
 
 import osvos_tf
-from osvos_tf import metrics, report, report_page, results
+from osvos_tf import results
 from osvos_tf.data import davis
 from osvos_tf.errors import InputError
+from osvos_tf.evaluation import metrics, report, report_page
 from osvos_tf.media import video
 from pipelines import cli
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from osvos_tf import contour_metrics as metrics
 from osvos_tf.data import bsds
+from osvos_tf.evaluation import contour_metrics as metrics
 
 SIZE = (60, 80)
 DISTANCE = metrics.TOLERANCE * math.hypot(321, 481)  # 4.3 pixels, as on BSDS500

@@ -18,9 +18,9 @@ import pytest
 from commands import moments
 from PIL import Image
 
-from osvos_tf import metrics, report
 from osvos_tf.data import davis
 from osvos_tf.errors import InputError
+from osvos_tf.evaluation import metrics, report
 from osvos_tf.media import video
 from pipelines import cli, evaluate
 

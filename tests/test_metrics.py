@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from osvos_tf import metrics
+from osvos_tf.evaluation import metrics
 
 # Invented masks
 

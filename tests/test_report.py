@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from osvos_tf import metrics, report, report_page
 from osvos_tf.data import davis
+from osvos_tf.evaluation import metrics, report, report_page
 from osvos_tf.media import video
 
 HOSTILE = '<b>&"'

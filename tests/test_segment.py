@@ -12,9 +12,10 @@ import pytest
 from PIL import Image
 
 import osvos_tf
-from osvos_tf import inference, metrics, snapping
+from osvos_tf import inference, snapping
 from osvos_tf.data import davis
 from osvos_tf.errors import InputError
+from osvos_tf.evaluation import metrics
 from osvos_tf.media import video
 from osvos_tf.network import model
 from pipelines import cli, segment

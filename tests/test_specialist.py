@@ -12,9 +12,10 @@ from conftest import paint
 from PIL import Image
 
 import osvos_tf
-from osvos_tf import files, metrics, recipes, specialist
+from osvos_tf import files, recipes, specialist
 from osvos_tf.data import davis
 from osvos_tf.errors import InputError
+from osvos_tf.evaluation import metrics
 from osvos_tf.media import video
 from osvos_tf.network import model
 from osvos_tf.options import LearnOptions, SegmentOptions

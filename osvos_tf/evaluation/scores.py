@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from osvos_tf import metrics
 from osvos_tf.errors import InputError
+from osvos_tf.evaluation import metrics
 from osvos_tf.media import video
 
 Masks = str | os.PathLike[str] | np.ndarray | Iterable[Any]

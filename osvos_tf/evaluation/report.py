@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from osvos_tf import metrics
+from osvos_tf.evaluation import metrics
 from osvos_tf.files import atomic_path
 
 MEASURES = ("J_mean", "J_recall", "J_decay", "F_mean", "F_recall", "F_decay", "T")

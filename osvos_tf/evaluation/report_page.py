@@ -18,7 +18,7 @@ import jinja2
 import numpy as np
 from PIL import Image
 
-from osvos_tf import report
+from osvos_tf.evaluation import report
 from osvos_tf.media import visualize
 
 PUBLISHED = {
