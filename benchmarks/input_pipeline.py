@@ -23,9 +23,10 @@ import tensorflow as tf
 from absl import app, flags
 
 from benchmarks import cost, timing, training_step
-from osvos_tf import files, recipes
+from osvos_tf import files
 from osvos_tf.data import davis, input_pipeline, painted_world, tfrecord
 from osvos_tf.network import model
+from osvos_tf.training import recipes
 
 _SEQUENCES = flags.DEFINE_list("sequences", [], "Sequences of train, by comma; unset: all.")
 _VIEWS = flags.DEFINE_integer("views", 128, "Views of a measurement.", lower_bound=8)

@@ -16,8 +16,8 @@ import tensorflow as tf
 from absl import app, flags
 
 from benchmarks import cost, forward, timing
-from osvos_tf import recipes, training
 from osvos_tf.network import model
+from osvos_tf.training import loop, recipes
 
 for module in (forward, timing):
     flags.adopt_module_key_flags(module)
@@ -79,7 +79,7 @@ def update_turns(network, stage, size, probe):
         watch.restart()
 
     stage = dataclasses.replace(stage, first_update=0, updates=timing.ROUNDS.value + 1)
-    training.train(network, views, stage, on_update=on_update)
+    loop.train(network, views, stage, on_update=on_update)
     return updates[1:], probes[1:]
 
 

@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from osvos_tf import files, recipes
+from osvos_tf import files
 from osvos_tf.errors import InputError
 from osvos_tf.inference import DEFAULT_THRESHOLD
+from osvos_tf.training import recipes
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 HEADS = ("fused", "all")

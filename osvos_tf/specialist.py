@@ -27,13 +27,14 @@ import numpy as np
 from PIL import Image
 
 from osvos_tf import annotations as annotated
-from osvos_tf import files, inference, one_shot, results, runtime, snapping
+from osvos_tf import files, inference, results, runtime, snapping
 from osvos_tf.annotations import Annotation, Mask
 from osvos_tf.errors import InputError
 from osvos_tf.media import video
 from osvos_tf.network import model
 from osvos_tf.options import LearnOptions, SegmentOptions, with_changes
 from osvos_tf.progress import OnProgress, Progress
+from osvos_tf.training import one_shot
 
 NETWORK = "specialist.keras"
 RECORD = "specialist.json"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from osvos_tf import recipes, results
+from osvos_tf import results
 from osvos_tf.errors import InputError
 from osvos_tf.files import (
     PARENTS,
@@ -26,6 +26,7 @@ from osvos_tf.files import (
     remove_leftovers,
     write_json,
 )
+from osvos_tf.training import recipes
 from pipelines import cli
 
 if TYPE_CHECKING:
@@ -185,9 +186,9 @@ def _train(
 ) -> None:
     """Trains in a work folder that has proved good; `precision` is that of an earlier run."""
     cli.import_tensorflow()
-    from osvos_tf import distribution
     from osvos_tf.data import input_pipeline
     from osvos_tf.network import model
+    from osvos_tf.training import distribution
 
     workdir = pathlib.Path(args.workdir)
     addresses, _ = distribution.cluster()
@@ -237,8 +238,8 @@ def _train_stages(
     strategy: Any,
 ) -> None:
     """Trains the network through all stages, in place."""
-    from osvos_tf import distribution, training
     from osvos_tf.data import input_pipeline
+    from osvos_tf.training import distribution, loop
 
     for stage in stages:
         batch_size, _ = stage.share(strategy.num_replicas_in_sync)
@@ -257,7 +258,7 @@ def _train_stages(
             ) as progress,
             cli.finishing() as stop,
         ):
-            history = training.train(
+            history = loop.train(
                 network,
                 dataset,
                 stage,
@@ -298,7 +299,7 @@ def _check_share(stages: Sequence[recipes.Stage], strategy: Any) -> None:
 @contextlib.contextmanager
 def _rejoining() -> Iterator[None]:
     """Starts this process anew once another worker is gone, to go on from the last checkpoint."""
-    from osvos_tf import distribution
+    from osvos_tf.training import distribution
 
     try:
         yield

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from osvos_tf import recipes
 from osvos_tf.data import davis
 from osvos_tf.errors import InputError
+from osvos_tf.training import recipes
 from pipelines import cli, offline
 
 if TYPE_CHECKING:

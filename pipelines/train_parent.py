@@ -9,7 +9,7 @@ was stopped goes on from its last checkpoint when the same command is given agai
 
 from absl import flags
 
-from osvos_tf import recipes
+from osvos_tf.training import recipes
 from pipelines import cli, offline
 
 TASK = offline.Task(network="build_foreground", file="parent.keras", recipes=recipes.PARENTS)

@@ -10,9 +10,10 @@ import types
 
 import numpy as np
 
-from osvos_tf import one_shot, specialist, training
+from osvos_tf import specialist
 from osvos_tf.errors import InputError
 from osvos_tf.network import model
+from osvos_tf.training import loop, one_shot
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -37,7 +38,7 @@ def install(monkeypatch):
 
     def learn(network, frames, masks, stage, **options):
         trainings.append(stage)
-        return training.History(updates=2, seconds=0.0, losses=((1, 0.5), (2, 0.25)))
+        return loop.History(updates=2, seconds=0.0, losses=((1, 0.5), (2, 0.25)))
 
     def load_model(path):
         if pathlib.Path(path).read_bytes().startswith(b"damaged"):

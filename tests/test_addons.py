@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 from test_training import first_batches, gradients_of, names_and_kinds, network, values_of, views
 
-from osvos_tf import recipes, training
 from osvos_tf.data import augment
+from osvos_tf.training import loop, recipes
 
 tfa = pytest.importorskip(
     "tensorflow_addons",
@@ -36,9 +36,7 @@ def test_layer_wise_rates_are_those_of_multi_optimizer():
         normalise="balanced",
     )
     trained, snapshots = network(), []
-    training.train(
-        trained, views(), stage, on_update=lambda *_: snapshots.append(values_of(trained))
-    )
+    loop.train(trained, views(), stage, on_update=lambda *_: snapshots.append(values_of(trained)))
 
     other = network()
     kinds = names_and_kinds(other)

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import cost
-from osvos_tf import losses
 from osvos_tf.network import model
+from osvos_tf.training import losses
 
 TINY = 1 / 16
 SIZE = (37, 51)  # odd at every other halving

@@ -15,9 +15,9 @@ from commands import SECONDS, in_background, wait_for
 from hypothesis import given
 from hypothesis import strategies as st
 
-from osvos_tf import distribution, recipes, training
 from osvos_tf.errors import InputError
 from osvos_tf.network import model
+from osvos_tf.training import distribution, loop, recipes
 from pipelines import offline
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
@@ -99,7 +99,7 @@ def test_workers_that_see_different_checkpoints_are_stopped(monkeypatch):
     answers = iter(others.values())
     monkeypatch.setattr(distribution, "total", lambda strategy, own: own + next(answers))
     with pytest.raises(InputError, match=r"here 30, on average 50.*work folder that all of them"):
-        training._check_agreement(None, 30, "run")
+        loop._check_agreement(None, 30, "run")
 
 
 _MIRRORED = """
@@ -109,7 +109,7 @@ import tensorflow as tf
 cpu, = tf.config.list_physical_devices("CPU")
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 from osvos_tf import distribution, input_pipeline, model, training
-from osvos_tf.recipes import Augmentation, Stage
+from osvos_tf.training.recipes import Augmentation, Stage
 stage = Stage("test", 3, "momentum", 0.01, batch_size=2, accumulation=2, normalise="balanced",
               side_weight=0.5, weight_decay=0.01, augmentation=Augmentation(flip=True))
 weights, losses = [], []

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from osvos_tf.data import davis, input_pipeline, tfrecord
 from osvos_tf.errors import InputError
-from osvos_tf.recipes import Augmentation
+from osvos_tf.training.recipes import Augmentation
 
 HEIGHT, WIDTH, FRAMES = 48, 80, 8  # of the invented records
 PLAIN = Augmentation()

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from osvos_tf import losses
+from osvos_tf.training import losses
 
 SHAPE = (2, 3, 4, 1)
 VOID = 255

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from osvos_tf import one_shot, recipes
 from osvos_tf.network import model
+from osvos_tf.training import one_shot, recipes
 
 STAGE = dataclasses.replace(
     recipes.ONE_SHOT_SCRATCH, updates=6, cooldown=2, rate=2e-3, until_learned=False

@@ -19,10 +19,10 @@ from absl import flags
 from commands import SECONDS, Commands, in_background
 from readme import take_apart
 
-from osvos_tf import distribution
 from osvos_tf.data import painted_world
 from osvos_tf.errors import InputError
 from osvos_tf.media import video
+from osvos_tf.training import distribution
 from pipelines import cli
 
 SNIPPETS, SPANS = take_apart((conftest.REPOSITORY / "README.md").read_text(encoding="utf-8"))

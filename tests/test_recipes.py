@@ -7,8 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from osvos_tf import recipes
-from osvos_tf.recipes import ONE_SHOT_PAPER, ONE_SHOT_SCRATCH, PARENT_PAPER, PARENT_SCRATCH, Stage
+from osvos_tf.training import recipes
+from osvos_tf.training.recipes import (
+    ONE_SHOT_PAPER,
+    ONE_SHOT_SCRATCH,
+    PARENT_PAPER,
+    PARENT_SCRATCH,
+    Stage,
+)
 
 
 def stage(**options):

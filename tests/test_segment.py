@@ -445,7 +445,7 @@ def test_the_specialist_of_a_killed_run_is_used(arguments, capsys, monkeypatch):
             run(arguments)
     assert not arguments["out"].exists()
     with monkeypatch.context() as patch:
-        patch.setattr("osvos_tf.one_shot.learn", fail)
+        patch.setattr("osvos_tf.training.one_shot.learn", fail)
         run(arguments)
     assert "has been learned before" in capsys.readouterr().out
     assert json.loads((arguments["out"] / "run.json").read_text())["updates"] == 2

@@ -12,13 +12,14 @@ from conftest import paint
 from PIL import Image
 
 import osvos_tf
-from osvos_tf import files, recipes, specialist
+from osvos_tf import files, specialist
 from osvos_tf.data import davis
 from osvos_tf.errors import InputError
 from osvos_tf.evaluation import metrics
 from osvos_tf.media import video
 from osvos_tf.network import model
 from osvos_tf.options import LearnOptions, SegmentOptions
+from osvos_tf.training import recipes
 from pipelines import cli, segment
 
 REPOSITORY = pathlib.Path(__file__).parents[1]

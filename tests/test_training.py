@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from osvos_tf import losses, recipes, training
 from osvos_tf.data import input_pipeline
 from osvos_tf.errors import InputError
 from osvos_tf.network import model
-from osvos_tf.recipes import Stage
+from osvos_tf.training import loop, losses, recipes
+from osvos_tf.training.recipes import Stage
 
 SIZE = (32, 48)
 STAGE = Stage(
@@ -96,7 +96,7 @@ def test_updates_equal_hand_computed_ones(side_weight):
     )
     trained = network()
     snapshots = []
-    history = training.train(
+    history = loop.train(
         trained, views(), stage, on_update=lambda *_: snapshots.append(values_of(trained))
     )
 
@@ -126,8 +126,8 @@ def test_accumulated_batches_equal_one_large_batch():
     one_by_one = dataclasses.replace(STAGE, updates=2, accumulation=3)
     together = dataclasses.replace(STAGE, updates=2, batch_size=3)
     first, second = network(), network()
-    history = training.train(first, views(), one_by_one)
-    expected = training.train(second, views(3), together)
+    history = loop.train(first, views(), one_by_one)
+    expected = loop.train(second, views(3), together)
     for (_, a), (_, b) in zip(history.losses, expected.losses, strict=True):
         assert a == pytest.approx(b, rel=1e-5)
     assert_close_weights(first.get_weights(), second.get_weights())
@@ -153,9 +153,7 @@ def run(stages, workdir, crash_after=None):
     try:
         for stage in stages:
             histories.append(
-                training.train(
-                    net, dataset, stage, workdir, on_update=on_update, checkpoint_seconds=0
-                )
+                loop.train(net, dataset, stage, workdir, on_update=on_update, checkpoint_seconds=0)
             )
     except ConnectionAbortedError:
         return None, histories
@@ -188,17 +186,17 @@ def test_a_stage_may_have_other_views_than_the_one_before(tmp_path):
     """The first stage's checkpoint holds batches of its own, made and not yet used."""
     first, second = recipe("momentum")
     second = dataclasses.replace(second, batch_size=2)
-    training.train(network(), views(), first, tmp_path, on_update=lambda *_: time.sleep(0.2))
-    history = training.train(network(), views(2, size=(17, 26)), second, tmp_path)
+    loop.train(network(), views(), first, tmp_path, on_update=lambda *_: time.sleep(0.2))
+    history = loop.train(network(), views(2, size=(17, 26)), second, tmp_path)
     assert [update for update, _ in history.losses] == [4, 5, 6]
 
 
 def test_a_finished_stage_only_restores(tmp_path):
     stage = dataclasses.replace(STAGE, updates=1)
     trained = network()
-    training.train(trained, views(), stage, tmp_path)
+    loop.train(trained, views(), stage, tmp_path)
     fresh = network()
-    history = training.train(fresh, views(), stage, tmp_path)
+    history = loop.train(fresh, views(), stage, tmp_path)
     assert (history.updates, history.losses, history.resumed_from) == (0, (), 1)
     assert_same_weights(fresh, trained)
 
@@ -209,9 +207,9 @@ def checkpoints(workdir):
 
 
 def test_checkpoints_are_as_rare_as_asked(tmp_path):
-    training.train(network(), views(), STAGE, tmp_path / "often", checkpoint_seconds=0)
+    loop.train(network(), views(), STAGE, tmp_path / "often", checkpoint_seconds=0)
     assert checkpoints(tmp_path / "often") == ["2", "3"]  # the last two are kept
-    training.train(network(), views(), STAGE, tmp_path / "rarely", checkpoint_seconds=3600)
+    loop.train(network(), views(), STAGE, tmp_path / "rarely", checkpoint_seconds=3600)
     assert checkpoints(tmp_path / "rarely") == ["3"]
 
 
@@ -220,7 +218,7 @@ def finished(tmp_path_factory):
     """A finished run with its last two checkpoints, and its network."""
     workdir = tmp_path_factory.mktemp("finished")
     trained = network()
-    training.train(trained, views(), STAGE, workdir, checkpoint_seconds=0)
+    loop.train(trained, views(), STAGE, workdir, checkpoint_seconds=0)
     return workdir, trained
 
 
@@ -251,7 +249,7 @@ def test_a_damaged_checkpoint_is_passed_by(finished, tmp_path, file, damage, res
     content = damage((folder / file).read_bytes())
     (folder / file).unlink() if content is None else (folder / file).write_bytes(content)
     found = network()
-    history = training.train(found, views(), STAGE, tmp_path / "run")
+    history = loop.train(found, views(), STAGE, tmp_path / "run")
     assert history.resumed_from == resumed_from
     assert history.damaged == (("ckpt-3",) if resumed_from == 2 else ())
     assert_same_weights(found, trained)
@@ -265,7 +263,7 @@ def test_no_checkpoint_that_can_be_read(finished, tmp_path):
     for path in folder.glob("*.index"):
         path.write_bytes(b"")
     with pytest.raises(InputError, match=r"No checkpoint in .* ckpt-3, ckpt-2, the last"):
-        training.train(network(), views(), STAGE, tmp_path / "run")
+        loop.train(network(), views(), STAGE, tmp_path / "run")
     assert (folder / DATA).exists()  # nothing is thrown away
 
 
@@ -275,16 +273,16 @@ def flip(content, place):
 
 def test_stop_ends_training_with_a_checkpoint(tmp_path):
     calls = iter([False, True])
-    history = training.train(
+    history = loop.train(
         network(), views(), STAGE, tmp_path, stop=lambda: next(calls), checkpoint_seconds=3600
     )
     assert history.updates == 2 and checkpoints(tmp_path) == ["2"]
-    assert training.train(network(), views(), STAGE, tmp_path).resumed_from == 2
+    assert loop.train(network(), views(), STAGE, tmp_path).resumed_from == 2
 
 
 def test_without_a_workdir_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    history = training.train(network(), views(), dataclasses.replace(STAGE, updates=1))
+    history = loop.train(network(), views(), dataclasses.replace(STAGE, updates=1))
     assert history.updates == 1
     assert not list(tmp_path.iterdir())
 
@@ -293,7 +291,7 @@ def test_a_loss_that_is_not_finite_stops(tmp_path):
     diverging = network()
     snapshots = []
     with pytest.raises(FloatingPointError, match=r"stage 'test', update 2 of 3"):
-        training.train(
+        loop.train(
             diverging,
             views(),
             dataclasses.replace(STAGE, rate=1e30),
@@ -331,9 +329,9 @@ def spoil_gradients(monkeypatch, passes):
 def test_a_gradient_that_is_not_finite_is_computed_again(monkeypatch):
     stage = dataclasses.replace(STAGE, updates=2, accumulation=2)
     expected, found = network(), network()
-    training.train(expected, views(), stage)
+    loop.train(expected, views(), stage)
     count = spoil_gradients(monkeypatch, [2, 3, 5])
-    training.train(found, views(), stage)
+    loop.train(found, views(), stage)
     assert int(count) == 4 + 3
     assert_same_weights(found, expected)
 
@@ -342,32 +340,32 @@ def test_a_gradient_that_never_is_finite_stops(monkeypatch):
     spoil_gradients(monkeypatch, list(range(1, 100)))
     trained = network()
     with pytest.raises(FloatingPointError, match=r"gradient that is not finite .* update 1 of 3"):
-        training.train(trained, views(), STAGE)
+        loop.train(trained, views(), STAGE)
     assert_same_weights(trained, network())
 
 
 def test_budget_ends_training(tmp_path):
     endless = dataclasses.replace(STAGE, updates=10**6)
     untouched = network()
-    history = training.train(untouched, views(), endless, budget=0)
+    history = loop.train(untouched, views(), endless, budget=0)
     assert (history.updates, history.losses) == (0, ())
     assert_same_weights(untouched, network())
 
     # The first update alone, which traces the graph, takes longer than this.
     trained = network()
-    history = training.train(trained, views(), endless, tmp_path, budget=1e-3)
+    history = loop.train(trained, views(), endless, tmp_path, budget=1e-3)
     assert history.updates == 1
     assert history.seconds >= 1e-3
     assert checkpoints(tmp_path) == ["1"]
     resumed = network()
-    training.train(resumed, views(), endless, tmp_path, budget=0)
+    loop.train(resumed, views(), endless, tmp_path, budget=0)
     assert_same_weights(resumed, trained)
 
 
 def rates_of(net, stage, **options):
     """Trains and returns the rate of every update."""
     rates = []
-    make = training._make_optimizer
+    make = loop._make_optimizer
 
     def on_update(update, loss):
         rates.append(float(optimizers[0].learning_rate))
@@ -375,9 +373,9 @@ def rates_of(net, stage, **options):
     optimizers = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            training, "_make_optimizer", lambda s: optimizers.append(make(s)) or optimizers[0]
+            loop, "_make_optimizer", lambda s: optimizers.append(make(s)) or optimizers[0]
         )
-        training.train(net, views(), stage, on_update=on_update, **options)
+        loop.train(net, views(), stage, on_update=on_update, **options)
     return rates
 
 
@@ -397,8 +395,8 @@ def test_learned_late_changes_nothing():
 
 def test_the_clock_plans_what_a_budget_affords(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(training.time, "monotonic", lambda: now[0])
-    clock = training._Clock(budget=30.0)
+    monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
+    clock = loop._Clock(budget=30.0)
     for seconds in (10.0, 2.0):  # the first update builds the graph and tells nothing
         assert clock.affordable() > 10**9
         now[0] += seconds
@@ -409,7 +407,7 @@ def test_the_clock_plans_what_a_budget_affords(monkeypatch):
     assert clock.affordable() == 5  # 14 seconds at 3
     now[0] += 14.0
     assert clock.affordable() == 0
-    assert training._Clock(budget=None).affordable() > 10**9
+    assert loop._Clock(budget=None).affordable() > 10**9
 
 
 def events(workdir):
@@ -425,7 +423,7 @@ def events(workdir):
 
 def test_summaries_are_written(tmp_path):
     stage = dataclasses.replace(STAGE, updates=4)
-    training.train(network(), views(), stage, tmp_path, summary_every=2)
+    loop.train(network(), views(), stage, tmp_path, summary_every=2)
     tags = ["loss/total", *(f"loss/{name}" for name in model.OUTPUTS), "learning_rate"]
     assert events(tmp_path) == {tag: [2, 4] for tag in [*tags, "frame", "mask", "fused"]}
 
@@ -438,7 +436,7 @@ def test_training_learns_a_square():
     dataset = input_pipeline.one_shot_dataset(frame, mask, recipes.Augmentation(flip=True))
     stage = dataclasses.replace(STAGE, updates=40, optimizer="adam", rate=3e-3)
     net = network()
-    history = training.train(net, dataset, stage)
+    history = loop.train(net, dataset, stage)
     assert [update for update, _ in history.losses] == list(range(1, 41))
     assert history.losses[-1][1] < 0.3 * history.losses[0][1]
     found = model.build_predictor(net)(frame)[..., 0].numpy() > 0.5

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from osvos_tf.data import augment, tfrecord
 from osvos_tf.errors import InputError
-from osvos_tf.recipes import Augmentation
+from osvos_tf.training.recipes import Augmentation
 
 
 def parent_dataset(

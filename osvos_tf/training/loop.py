@@ -17,11 +17,11 @@ from osvos_tf import runtime  # noqa: F401 (before Keras: it decides what that r
 import keras
 import tensorflow as tf
 
-from osvos_tf import distribution, losses
 from osvos_tf.errors import InputError
 from osvos_tf.files import atomic_path
 from osvos_tf.network.model import with_precision
-from osvos_tf.recipes import Stage
+from osvos_tf.training import distribution, losses
+from osvos_tf.training.recipes import Stage
 
 _MOMENTUM = 0.9
 # Times that a batch is tried whose loss is finite and whose gradient is not, before it is computed

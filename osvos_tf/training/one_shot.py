@@ -7,9 +7,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from osvos_tf import losses, recipes, training
 from osvos_tf.data import input_pipeline
 from osvos_tf.network import model
+from osvos_tf.training import loop, losses, recipes
 
 _CHECK_EVERY = 25  # updates between two looks at the held-out views
 _PATIENCE = 2  # looks in a row without an improvement; weights jump while the rate is high
@@ -27,7 +27,7 @@ def learn(
     seed: int = 0,
     stop: Callable[[], bool] | None = None,
     on_update: Callable[[int, float], None] | None = None,
-) -> training.History:
+) -> loop.History:
     """Trains a network on the annotated frames of one sequence, in place.
 
     Args:
@@ -48,7 +48,7 @@ def learn(
         FloatingPointError: the loss is not finite, see `training.train`.
     """
     if not stage.updates:
-        return training.History(updates=0, seconds=0.0, losses=())
+        return loop.History(updates=0, seconds=0.0, losses=())
 
     height = stage.height or model.working_height(network)
     if height is None and stage.batch_size > 1:
@@ -69,7 +69,7 @@ def learn(
     is_learned = None
     if stage.until_learned:
         is_learned = _Plateau(network, views(seed + 1).take(-(-_HELD_OUT // stage.batch_size)))
-    return training.train(
+    return loop.train(
         trained,
         dataset,
         stage,

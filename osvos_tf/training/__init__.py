@@ -1,0 +1,1 @@
+"""Stages of training as values, and the loop that runs them."""
