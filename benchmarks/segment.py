@@ -17,10 +17,11 @@ from absl import app, flags
 
 import osvos_tf
 from benchmarks import timing
-from osvos_tf import files, inference, specialist
+from osvos_tf import files
 from osvos_tf.data import davis
 from osvos_tf.media import video, visualize
 from osvos_tf.network import model
+from osvos_tf.segmentation import inference, specialist
 
 _DAVIS = flags.DEFINE_string("davis", None, "DAVIS root.", required=True)
 _SPECIALISTS = flags.DEFINE_string("specialists", None, "Folder of results.", required=True)

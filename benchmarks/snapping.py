@@ -39,10 +39,10 @@ from absl import app, flags
 
 import osvos_tf
 from benchmarks import timing
-from osvos_tf import snapping
 from osvos_tf.data import davis
 from osvos_tf.evaluation import metrics
 from osvos_tf.media import video
+from osvos_tf.segmentation import snapping
 
 _DAVIS = flags.DEFINE_string("davis", None, "DAVIS root.", required=True)
 _CONTOUR = flags.DEFINE_string("contour", None, "Contour network (.keras); unset: the gradient.")
@@ -70,7 +70,7 @@ VARIATIONS = {
     "BALANCING_STEPS": (1, 10),
     "SOLVER_STEPS": (3, 12, 25),
 }
-"""Constants of `osvos_tf.snapping`, and what `--tune` sets each of them to, one at a time."""
+"""Constants of `segmentation.snapping`, and what `--tune` sets each of them to, one at a time."""
 
 _COLUMNS = ("J_before", "J_contours", "J_bilateral", "superpixels")
 _TIMED_SEQUENCES = 5

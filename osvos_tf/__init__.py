@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from osvos_tf.evaluation.scores import evaluate
     from osvos_tf.media.video import open_video
     from osvos_tf.network.model import load_model
-    from osvos_tf.options import LearnOptions, SegmentOptions
-    from osvos_tf.specialist import Specialist, learn, load
+    from osvos_tf.segmentation.options import LearnOptions, SegmentOptions
+    from osvos_tf.segmentation.specialist import Specialist, learn, load
 
 __version__ = "0.1.0"
 __all__ = [

@@ -18,15 +18,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from osvos_tf import annotations, files, inference, results, runtime
-from osvos_tf.annotations import Annotation
+from osvos_tf import files, results, runtime
 from osvos_tf.errors import InputError
 from osvos_tf.media import video, visualize
-from osvos_tf.options import LearnOptions, SegmentOptions
 from osvos_tf.progress import OnProgress
+from osvos_tf.segmentation import annotations, inference
+from osvos_tf.segmentation.annotations import Annotation
+from osvos_tf.segmentation.options import LearnOptions, SegmentOptions
 
 if TYPE_CHECKING:
-    from osvos_tf.specialist import SegmentedFrame, Specialist
+    from osvos_tf.segmentation.specialist import SegmentedFrame, Specialist
 
 MASKS, PROBABILITIES = "masks", "probabilities"
 # Entries of a record that others read, and their types.
@@ -155,7 +156,7 @@ def run(
         return results.read_record(job.out) or {}
 
     tf = runtime.import_tensorflow()
-    from osvos_tf.specialist import NETWORK, learn_from, load_contour
+    from osvos_tf.segmentation.specialist import NETWORK, learn_from, load_contour
 
     if job.segment.contour is not None:  # tell a wrong one before the object is learned
         load_contour(job.segment.contour)
@@ -233,7 +234,7 @@ def _known(
     out: str, work: Mapping[str, Any], draft: results.Draft, given: tuple[Annotation, ...]
 ) -> "Specialist | None":
     """Returns what an earlier run of this very work has learned, None if there is nothing whole."""
-    from osvos_tf import specialist
+    from osvos_tf.segmentation import specialist
 
     folders = [draft.folder] if draft.resumed else []
     if results.is_finished(out, work):

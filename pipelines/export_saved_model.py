@@ -14,8 +14,8 @@ from typing import Any
 
 from absl import flags
 
-from osvos_tf import inference
 from osvos_tf.errors import InputError
+from osvos_tf.segmentation import inference
 from pipelines import cli
 
 FLAGS = flags.FlagValues()

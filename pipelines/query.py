@@ -22,9 +22,10 @@ import numpy as np
 from absl import flags
 
 import osvos_tf
-from osvos_tf import files, inference, results, serving
+from osvos_tf import files, results, serving
 from osvos_tf.errors import InputError
 from osvos_tf.media import video
+from osvos_tf.segmentation import inference
 from pipelines import cli
 
 FLAGS = flags.FlagValues()
@@ -185,7 +186,7 @@ def _decide(args: flags.FlagValues, frame: np.ndarray, result: np.ndarray) -> np
     """Returns the mask for what the server answered."""
     if args.snap == "none":
         return result
-    from osvos_tf import snapping  # half a second, which --help should not wait for
+    from osvos_tf.segmentation import snapping  # half a second, which --help should not wait for
 
     return inference.to_mask(snapping.bilateral(result, frame), args.threshold)
 

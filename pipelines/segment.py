@@ -13,9 +13,10 @@ from collections.abc import Iterator
 
 from absl import flags
 
-from osvos_tf import options, video_job
-from osvos_tf.options import LearnOptions, SegmentOptions
+from osvos_tf import video_job
 from osvos_tf.progress import OnProgress, Progress
+from osvos_tf.segmentation import options
+from osvos_tf.segmentation.options import LearnOptions, SegmentOptions
 from osvos_tf.training import recipes
 from pipelines import cli
 

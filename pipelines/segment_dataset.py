@@ -38,7 +38,7 @@ from absl import flags
 from osvos_tf import dispatch, engines, files, results, worker, worklist
 from osvos_tf.data import davis
 from osvos_tf.errors import InputError
-from osvos_tf.options import LearnOptions, SegmentOptions
+from osvos_tf.segmentation.options import LearnOptions, SegmentOptions
 from osvos_tf.video_job import VideoJob
 from pipelines import cli, segment
 

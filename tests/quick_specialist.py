@@ -10,9 +10,9 @@ import types
 
 import numpy as np
 
-from osvos_tf import specialist
 from osvos_tf.errors import InputError
 from osvos_tf.network import model
+from osvos_tf.segmentation import specialist
 from osvos_tf.training import loop, one_shot
 
 

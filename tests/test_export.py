@@ -14,10 +14,10 @@ from PIL import Image
 from tensorflow_serving.apis import prediction_log_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
-from osvos_tf import inference
 from osvos_tf.errors import InputError
 from osvos_tf.media import video
 from osvos_tf.network import model, saved_model
+from osvos_tf.segmentation import inference
 
 THRESHOLD = 0.5
 TINY = {"width_multiplier": 1 / 16, "start": "scratch"}

@@ -21,11 +21,12 @@ from PIL import Image
 from tensorflow.core.framework import tensor_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 
-from osvos_tf import results, served_models, specialist, video_job, wire, worker, worklist
+from osvos_tf import results, served_models, video_job, wire, worker, worklist
 from osvos_tf.data import davis, tfrecord
 from osvos_tf.errors import InputError
 from osvos_tf.media import video
 from osvos_tf.network import saved_model
+from osvos_tf.segmentation import specialist
 
 FORMATS = {"JPEG": ".jpg", "PNG": ".png", "BMP": ".bmp", "WEBP": ".webp", "TIFF": ".tif"}
 PICTURE = np.random.default_rng(0).integers(0, 255, (12, 16, 3), np.uint8)

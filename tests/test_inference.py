@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given as for_any
 from hypothesis import strategies as st
 
-from osvos_tf import inference
+from osvos_tf.segmentation import inference
 
 
 def brightness(frames):

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from osvos_tf import inference
 from osvos_tf.data import davis, tfrecord
 from osvos_tf.media import video
 from osvos_tf.network import model
+from osvos_tf.segmentation import inference
 from pipelines import cli, segment
 
 REPOSITORY = pathlib.Path(__file__).parents[1]

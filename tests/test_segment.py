@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 
 import osvos_tf
-from osvos_tf import inference, snapping
 from osvos_tf.data import davis
 from osvos_tf.errors import InputError
 from osvos_tf.evaluation import metrics
 from osvos_tf.media import video
 from osvos_tf.network import model
+from osvos_tf.segmentation import inference, snapping
 from pipelines import cli, segment
 
 REPOSITORY = pathlib.Path(__file__).parents[1]

@@ -28,9 +28,10 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from osvos_tf import inference, serving
+from osvos_tf import serving
 from osvos_tf.errors import InputError
 from osvos_tf.network import model, saved_model
+from osvos_tf.segmentation import inference
 
 WAYS = {  # how to ask for masks: kind of server, then arguments of `connect`
     "folder": ("folder", {}),

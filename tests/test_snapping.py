@@ -12,8 +12,8 @@ from conftest import REPOSITORY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from osvos_tf import snapping
 from osvos_tf.data import davis
+from osvos_tf.segmentation import snapping
 
 hg = snapping.hg  # its first import warns, see there
 

@@ -12,13 +12,14 @@ from conftest import paint
 from PIL import Image
 
 import osvos_tf
-from osvos_tf import files, specialist
+from osvos_tf import files
 from osvos_tf.data import davis
 from osvos_tf.errors import InputError
 from osvos_tf.evaluation import metrics
 from osvos_tf.media import video
 from osvos_tf.network import model
-from osvos_tf.options import LearnOptions, SegmentOptions
+from osvos_tf.segmentation import specialist
+from osvos_tf.segmentation.options import LearnOptions, SegmentOptions
 from osvos_tf.training import recipes
 from pipelines import cli, segment
 

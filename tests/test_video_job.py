@@ -17,7 +17,7 @@ from osvos_tf import files, results, video_job
 from osvos_tf.errors import InputError
 from osvos_tf.media import video
 from osvos_tf.network import model
-from osvos_tf.options import LearnOptions, SegmentOptions
+from osvos_tf.segmentation.options import LearnOptions, SegmentOptions
 from osvos_tf.video_job import VideoJob
 
 NAMES = ["00000", "00001", "00002", "00003"]

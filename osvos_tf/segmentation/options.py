@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from osvos_tf import files
 from osvos_tf.errors import InputError
-from osvos_tf.inference import DEFAULT_THRESHOLD
+from osvos_tf.segmentation.inference import DEFAULT_THRESHOLD
 from osvos_tf.training import recipes
 
 PRECISIONS = ("auto", "float32", "bfloat16")

@@ -26,14 +26,15 @@ import keras
 import numpy as np
 from PIL import Image
 
-from osvos_tf import annotations as annotated
-from osvos_tf import files, inference, results, runtime, snapping
-from osvos_tf.annotations import Annotation, Mask
+from osvos_tf import files, results, runtime
 from osvos_tf.errors import InputError
 from osvos_tf.media import video
 from osvos_tf.network import model
-from osvos_tf.options import LearnOptions, SegmentOptions, with_changes
 from osvos_tf.progress import OnProgress, Progress
+from osvos_tf.segmentation import annotations as annotated
+from osvos_tf.segmentation import inference, snapping
+from osvos_tf.segmentation.annotations import Annotation, Mask
+from osvos_tf.segmentation.options import LearnOptions, SegmentOptions, with_changes
 from osvos_tf.training import one_shot
 
 NETWORK = "specialist.keras"

@@ -1,0 +1,1 @@
+"""From frames to masks: what the Python API is made of."""
