@@ -28,10 +28,11 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks import timing
-from osvos_tf import files, serving
+from osvos_tf import files
 from osvos_tf.data import davis, painted_world, tfrecord
 from osvos_tf.media import video
 from osvos_tf.network import model
+from osvos_tf.serving import client
 
 _MINUTES = flags.DEFINE_float("minutes", 60.0, "How long.", lower_bound=1.0)
 _OUT = flags.DEFINE_string("out", None, "Folder for all files, a new one.", required=True)
@@ -172,12 +173,12 @@ def _ask(
     started = False
     while not done.is_set():
         try:
-            with serving.connect(f"127.0.0.1:{_PORT.value}", "dog") as predict:
+            with client.connect(f"127.0.0.1:{_PORT.value}", "dog") as predict:
                 while not done.is_set():
                     predict(frames)
                     started = True
                     requests["answered"] += 1
-        except (OSError, ValueError, grpc.RpcError, serving.ServingError) as error:
+        except (OSError, ValueError, grpc.RpcError, client.ServingError) as error:
             if started:
                 errors.append(str(error))
                 return

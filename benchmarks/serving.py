@@ -36,8 +36,9 @@ from absl import app, flags, logging
 from tensorflow_serving.apis import predict_pb2
 
 from benchmarks import timing
-from osvos_tf import served_models, wire
 from osvos_tf.network import model, saved_model
+from osvos_tf.serving import served_models
+from osvos_tf.serving import tf_serving_messages as messages
 
 _WIDTH = flags.DEFINE_float(
     "width_multiplier",
@@ -116,7 +117,7 @@ def _pixels_by_grpc(servable, channel, frame):
 
     def read():
         message = predict_pb2.PredictRequest.FromString(body)
-        inputs = {name: wire.from_proto(name, x, 1 << 30) for name, x in message.inputs.items()}
+        inputs = {name: messages.from_proto(name, x, 1 << 30) for name, x in message.inputs.items()}
         servable.check("", inputs)
         return inputs
 
@@ -152,8 +153,8 @@ def _jpeg_by_rest(servable, url, frame):
         send=send,
         call=lambda: servable.run("encoded", inputs),
         steps={
-            "JSON to arrays": lambda: wire.from_json(body, servable.signature),
-            "arrays to JSON": lambda: wire.to_json(outputs, by_row=True),
+            "JSON to arrays": lambda: messages.from_json(body, servable.signature),
+            "arrays to JSON": lambda: messages.to_json(outputs, by_row=True),
         },
     )
 

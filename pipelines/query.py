@@ -22,10 +22,11 @@ import numpy as np
 from absl import flags
 
 import osvos_tf
-from osvos_tf import files, results, serving
+from osvos_tf import files, results
 from osvos_tf.errors import InputError
 from osvos_tf.media import video
 from osvos_tf.segmentation import inference
+from osvos_tf.serving import client
 from pipelines import cli
 
 FLAGS = flags.FlagValues()
@@ -95,7 +96,7 @@ def main(args: flags.FlagValues) -> None:
     output = "masks" if args.snap == "none" else "probabilities"
     try:
         with (
-            serving.connect(
+            client.connect(
                 args.server, args.model, output=output, deadline=args.deadline
             ) as predict,
             results.draft(args.out, work, overwrite=args.overwrite) as draft,
@@ -117,7 +118,7 @@ def main(args: flags.FlagValues) -> None:
                     "seconds": {"inference": round(seconds, 3)},
                 }
             )
-    except serving.ServingError as error:
+    except client.ServingError as error:
         raise InputError(str(error)) from error
     print(
         f"{len(names)} masks in {os.path.join(args.out, _MASKS)}: "
@@ -174,7 +175,7 @@ def _query(
             yield np.stack([frame for _, frame in batch])
 
     with cli.Progress("Segmenting", frames.length, "frame") as progress:
-        for predicted in serving.stream(predict, batches(), in_flight=args.in_flight):
+        for predicted in client.stream(predict, batches(), in_flight=args.in_flight):
             pairs = zip(under_way.popleft(), predicted[..., 0], strict=True)
             for (name, frame), result in progress.over(pairs):
                 video.write_mask(folder / f"{name}.png", _decide(args, frame, result))

@@ -24,7 +24,7 @@ from osvos_tf.errors import InputError, missing_package
 from pipelines import cli
 
 if TYPE_CHECKING:
-    from osvos_tf import model_server
+    from osvos_tf.serving import server as model_server
 
 FLAGS = flags.FlagValues()
 cli.define_paths(
@@ -103,7 +103,8 @@ def main(args: flags.FlagValues) -> None:
 
     cli.import_tensorflow()
     try:
-        from osvos_tf import model_server, served_models
+        from osvos_tf.serving import served_models
+        from osvos_tf.serving import server as model_server
     except ImportError as error:
         raise missing_package("Serving", "serving", error) from error
 

@@ -21,12 +21,14 @@ from PIL import Image
 from tensorflow.core.framework import tensor_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 
-from osvos_tf import results, served_models, video_job, wire, worker, worklist
+from osvos_tf import results, video_job, worker, worklist
 from osvos_tf.data import davis, tfrecord
 from osvos_tf.errors import InputError
 from osvos_tf.media import video
 from osvos_tf.network import saved_model
 from osvos_tf.segmentation import specialist
+from osvos_tf.serving import served_models
+from osvos_tf.serving import tf_serving_messages as messages
 
 FORMATS = {"JPEG": ".jpg", "PNG": ".png", "BMP": ".bmp", "WEBP": ".webp", "TIFF": ".tif"}
 PICTURE = np.random.default_rng(0).integers(0, 255, (12, 16, 3), np.uint8)
@@ -430,16 +432,16 @@ VALUES = fuzzing.JSON | st.recursive(
     signature_def=SIGNATURES,
 )
 def test_any_json_request(document, signature_def):
-    with contextlib.suppress(wire.RequestError):
-        wire.from_json(json.dumps(document).encode(), lambda _: signature_def)
+    with contextlib.suppress(messages.RequestError):
+        messages.from_json(json.dumps(document).encode(), lambda _: signature_def)
 
 
 @settings(**fuzzing.FUZZ, max_examples=200)
 @given(data=st.data())
 def test_any_bytes_as_a_request(data):
     good = b'{"signature_name": "", "instances": [{"images": [[1, 2], [3, 255]]}]}'
-    with contextlib.suppress(wire.RequestError):
-        wire.from_json(data.draw(fuzzing.damaged(good)), lambda _: signature(images=tf.uint8))
+    with contextlib.suppress(messages.RequestError):
+        messages.from_json(data.draw(fuzzing.damaged(good)), lambda _: signature(images=tf.uint8))
 
 
 NUMBERS = st.lists(st.integers(-(2**31), 2**31 - 1), max_size=3)
@@ -463,8 +465,8 @@ def test_any_tensor_proto(dtype, shape, content, numbers, texts, unknown_rank):
     for side in shape:
         proto.tensor_shape.dim.add(size=side)
     proto.tensor_shape.unknown_rank = unknown_rank
-    with contextlib.suppress(wire.RequestError):
-        assert wire.from_proto("x", proto, 10_000).nbytes <= 80_000
+    with contextlib.suppress(messages.RequestError):
+        assert messages.from_proto("x", proto, 10_000).nbytes <= 80_000
 
 
 CONFIG = b"""model_config_list {
@@ -495,8 +497,8 @@ def test_models_config_that_is_deep_or_absent(tmp_path):
 
 
 def test_a_reply_that_is_a_bomb_is_not_decoded(monkeypatch):
-    from osvos_tf import serving
+    from osvos_tf.serving import client
 
     monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("decoded"))
-    with pytest.raises(serving.ServingError, match="60000x60000"):
-        serving._from_pngs([png(60_000, 60_000)], (12, 16))
+    with pytest.raises(client.ServingError, match="60000x60000"):
+        client._from_pngs([png(60_000, 60_000)], (12, 16))

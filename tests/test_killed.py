@@ -16,9 +16,10 @@ import pytest
 from commands import moments
 from toy_model import wait_until
 
-from osvos_tf import model_server, serving
 from osvos_tf.data import davis
 from osvos_tf.network import model
+from osvos_tf.serving import client
+from osvos_tf.serving import server as model_server
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 WIDTH = 1 / 32
@@ -170,7 +171,7 @@ def test_export_and_serving_swap(commands, parent, tmp_path):
     frames = np.random.default_rng(0).integers(0, 255, (1, 24, 40, 3), np.uint8)
     with (
         model_server.ModelServer({"dog": folder}, poll_seconds=0.05) as server,
-        serving.connect(f"127.0.0.1:{server.grpc_port}", "dog") as predict,
+        client.connect(f"127.0.0.1:{server.grpc_port}", "dog") as predict,
     ):
         expected = predict(frames)
         versions, kills = {1}, 0

@@ -27,8 +27,9 @@ import toy_model
 from PIL import Image
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
-from osvos_tf import model_server, served_models
 from osvos_tf.errors import InputError
+from osvos_tf.serving import served_models
+from osvos_tf.serving import server as model_server
 
 IMAGES = np.full((1, 4, 6, 3), 255, np.uint8)
 SECONDS = 30

@@ -7,11 +7,12 @@ import sys
 
 import pytest
 
-from osvos_tf import model_server, serving
 from osvos_tf.data import davis
 from osvos_tf.errors import InputError
 from osvos_tf.media import video
 from osvos_tf.network import model, saved_model
+from osvos_tf.serving import client
+from osvos_tf.serving import server as model_server
 from pipelines import cli, query, segment
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
@@ -67,7 +68,7 @@ def arguments(bear, servers, tmp_path):
 
 @pytest.fixture
 def impatient(monkeypatch):
-    monkeypatch.setattr(serving, "_FIRST_WAIT", 0.01)
+    monkeypatch.setattr(client, "_FIRST_WAIT", 0.01)
 
 
 def run(arguments, command=query):

@@ -12,8 +12,9 @@ import tensorflow as tf
 import toy_model
 from tensorflow_serving.apis import prediction_log_pb2
 
-from osvos_tf import served_models, wire
 from osvos_tf.errors import InputError
+from osvos_tf.serving import served_models
+from osvos_tf.serving import tf_serving_messages as messages
 
 IMAGES = np.full((1, 4, 6, 3), 255, np.uint8)
 CONFIG = 'model_config_list {{ config {{ name: "dog" base_path: "{}" {} }} }}'
@@ -53,7 +54,7 @@ def test_the_largest_number_is_in_use(base, publish):
     assert states(model) == {10: "AVAILABLE"}
     assert model.servable() is model.servable(10)
     for version in (2, 11):
-        with pytest.raises(wire.RequestError, match=rf"Specific\(dog, {version}\)"):
+        with pytest.raises(messages.RequestError, match=rf"Specific\(dog, {version}\)"):
             model.servable(version)
 
 
@@ -90,7 +91,7 @@ def test_what_does_not_fit_the_signature(base, publish, signature, inputs, wante
     model = served_models.ServedModel("dog", base)
     model.refresh()
     model.servable().check("", {"images": IMAGES}, ["masks"])
-    with pytest.raises(wire.RequestError, match=message):
+    with pytest.raises(messages.RequestError, match=message):
         model.servable().check(signature, inputs, wanted)
 
 
@@ -100,7 +101,7 @@ def test_what_the_graph_refuses(base, publish):
     model.refresh()
     with pytest.raises(tf.errors.OpError) as caught:
         model.servable().run("encoded", {"image_bytes": np.array([b"no image"], object)})
-    error = wire.to_request_error(caught.value)
+    error = messages.to_request_error(caught.value)
     assert error.code is grpc.StatusCode.INVALID_ARGUMENT
     assert re.fullmatch("Unknown image file format.*", str(error)), "and not where in the graph"
 
@@ -195,7 +196,7 @@ def test_watching(base, publish):
     publish(1)
     with served_models.ServedModels({"dog": base}, poll_seconds=0.01) as models:
         assert "dog" in models and "cat" not in models
-        with pytest.raises(wire.RequestError, match=r"Latest\(cat\)"):
+        with pytest.raises(messages.RequestError, match=r"Latest\(cat\)"):
             models["cat"]
         publish(2)
         toy_model.wait_until(lambda: models["dog"].version == 2)

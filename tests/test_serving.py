@@ -28,10 +28,10 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from osvos_tf import serving
 from osvos_tf.errors import InputError
 from osvos_tf.network import model, saved_model
 from osvos_tf.segmentation import inference
+from osvos_tf.serving import client
 
 WAYS = {  # how to ask for masks: kind of server, then arguments of `connect`
     "folder": ("folder", {}),
@@ -86,7 +86,7 @@ def well_behaved(backend):
     """The servers forget what an earlier test told them, and pauses between tries are short."""
     backend.reset()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(serving, "_FIRST_WAIT", 0.01)
+        patch.setattr(client, "_FIRST_WAIT", 0.01)
         yield
 
 
@@ -312,7 +312,7 @@ def paint(count, height=40, width=53, seed=0):
 def test_masks(addresses, truth, way):
     kind, arguments = WAYS[way]
     frames = paint(3)
-    with serving.connect(addresses[kind], "dog", **arguments) as predict:
+    with client.connect(addresses[kind], "dog", **arguments) as predict:
         masks = predict(frames)
     assert masks.dtype == np.uint8 and 0 < masks.mean() < 1
     np.testing.assert_array_equal(masks, truth(frames)["masks"])
@@ -323,7 +323,7 @@ def test_masks(addresses, truth, way):
 def test_probabilities_and_contours(addresses, truth, way, output):
     kind, arguments = WAYS[way]
     frames = paint(2, 17, 24)
-    with serving.connect(addresses[kind], "dog", output=output, **arguments) as predict:
+    with client.connect(addresses[kind], "dog", output=output, **arguments) as predict:
         values = predict(frames)
     assert values.dtype == np.float32
     np.testing.assert_allclose(values, truth(frames)[output], rtol=0, atol=1e-6)
@@ -331,7 +331,7 @@ def test_probabilities_and_contours(addresses, truth, way, output):
 
 @pytest.mark.parametrize("kind", ["folder", *SERVERS])
 def test_no_frames(addresses, backend, kind):
-    with serving.connect(addresses[kind], "dog") as predict:
+    with client.connect(addresses[kind], "dog") as predict:
         masks = predict(paint(0))
     assert (masks.shape, masks.dtype) == ((0, 40, 53, 1), np.uint8)
     assert not backend.batches
@@ -341,7 +341,7 @@ def test_no_frames(addresses, backend, kind):
 def test_fits_predict_frames(addresses, truth, way):
     frames = paint(5, 20, 30)
     named = [(f"{index:05d}", frame) for index, frame in enumerate(frames)]
-    with serving.connect(addresses[way], "dog", output="probabilities") as predict:
+    with client.connect(addresses[way], "dog", output="probabilities") as predict:
         found = list(inference.predict_frames(named, predict, batch_size=2))
     assert [name for name, _, _ in found] == [name for name, _ in named]
     for (_, _, probability), expected in zip(found, truth(frames)["probabilities"], strict=True):
@@ -351,18 +351,18 @@ def test_fits_predict_frames(addresses, truth, way):
 @pytest.mark.parametrize("kind", SERVERS)
 def test_masks_travel_alone(addresses, backend, kind):
     """gRPC asks for one output; REST has no such filter, and takes the signature of one."""
-    with serving.connect(addresses[kind], "dog") as predict:
+    with client.connect(addresses[kind], "dog") as predict:
         predict(paint(2))
     assert backend.batches == [("serving_default" if kind == "grpc" else "encoded", 2)]
 
 
 @pytest.mark.parametrize("kind", SERVERS)
 def test_a_version_of_a_server(addresses, backend, kind):
-    with serving.connect(addresses[kind], "dog", version=1) as predict:
+    with client.connect(addresses[kind], "dog", version=1) as predict:
         predict(paint(1))
     assert set(backend.versions) == {1}
     with pytest.raises(InputError, match="version 7 of model 'dog'"):
-        serving.connect(addresses[kind], "dog", version=7)
+        client.connect(addresses[kind], "dog", version=7)
 
 
 def test_folders_and_versions(folder):
@@ -376,7 +376,7 @@ def test_folders_and_versions(folder):
     }
     masks = {}
     for name, (target, called, version) in places.items():
-        with serving.connect(target, called, version=version) as predict:
+        with client.connect(target, called, version=version) as predict:
             masks[name] = predict(frames)
     assert masks["1"].mean() < masks["2"].mean()
     np.testing.assert_array_equal(masks["newest"], masks["2"])
@@ -401,8 +401,8 @@ def test_batches_are_split_in_order(addresses, backend, truth, count, limit, kin
     frames = paint(count, 20, 30, seed=count)
     weight = 20 * 30 * (3 if kind == "grpc" else 4)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(serving, "MAX_REQUEST_BYTES", limit)
-        with serving.connect(addresses[kind], "dog") as predict:
+        patch.setattr(client, "MAX_REQUEST_BYTES", limit)
+        with client.connect(addresses[kind], "dog") as predict:
             np.testing.assert_array_equal(predict(frames), truth(frames)["masks"])
     sizes = [frames for _, frames in backend.batches]
     assert max(sizes) <= max(1, limit // weight)
@@ -412,7 +412,7 @@ def test_batches_are_split_in_order(addresses, backend, truth, count, limit, kin
 @pytest.mark.parametrize("kind", SERVERS)
 def test_the_servers_limit_is_remembered(addresses, backend, kind):
     backend.most = 3
-    with serving.connect(addresses[kind], "dog") as predict:
+    with client.connect(addresses[kind], "dog") as predict:
         predict(paint(8))
         predict(paint(8))
     assert [frames for _, frames in backend.batches] == [8, 4, 2, 2, 2, 2, 2, 2, 2, 2]
@@ -424,7 +424,7 @@ def test_messages_may_be_large_on_the_way_back_and_small_on_the_way_there(backen
     four_megabytes = [("grpc.max_receive_message_length", 4 * 2**20)]
     with (
         grpc_server(backend, options=four_megabytes) as address,
-        serving.connect(address, "dog", output="probabilities", deadline=300) as predict,
+        client.connect(address, "dog", output="probabilities", deadline=300) as predict,
     ):
         found = predict(frames)
     np.testing.assert_allclose(found, truth(frames)["probabilities"], rtol=0, atol=1e-6)
@@ -435,8 +435,8 @@ def test_messages_may_be_large_on_the_way_back_and_small_on_the_way_there(backen
 def test_a_frame_that_does_not_fit(addresses, backend, kind):
     backend.most = 0
     with (
-        serving.connect(addresses[kind], "dog") as predict,
-        pytest.raises(serving.ServingError, match="RESOURCE_EXHAUSTED: 1 frames do not fit"),
+        client.connect(addresses[kind], "dog") as predict,
+        pytest.raises(client.ServingError, match="RESOURCE_EXHAUSTED: 1 frames do not fit"),
     ):
         predict(paint(2))
 
@@ -447,7 +447,7 @@ def test_a_frame_that_does_not_fit(addresses, backend, kind):
 @pytest.mark.parametrize("kind", SERVERS)
 def test_tries_again_while_unavailable(addresses, backend, truth, kind):
     frames = paint(2)
-    with serving.connect(addresses[kind], "dog") as predict:
+    with client.connect(addresses[kind], "dog") as predict:
         backend.refusals.extend([("UNAVAILABLE", "loading")] * 3)
         np.testing.assert_array_equal(predict(frames), truth(frames)["masks"])
     assert len(backend.batches) == 4
@@ -455,9 +455,9 @@ def test_tries_again_while_unavailable(addresses, backend, truth, kind):
 
 @pytest.mark.parametrize("kind", SERVERS)
 def test_gives_up_in_the_end(addresses, backend, kind):
-    with serving.connect(addresses[kind], "dog", tries=3) as predict:
+    with client.connect(addresses[kind], "dog", tries=3) as predict:
         backend.refusals.extend([("UNAVAILABLE", "loading")] * 9)
-        with pytest.raises(serving.ServingError, match=r"No answer for model 'dog'.*loading"):
+        with pytest.raises(client.ServingError, match=r"No answer for model 'dog'.*loading"):
             predict(paint(1))
     assert len(backend.batches) == 3
 
@@ -465,28 +465,28 @@ def test_gives_up_in_the_end(addresses, backend, kind):
 @pytest.mark.parametrize("kind", SERVERS)
 @pytest.mark.parametrize("code", ["INTERNAL", "INVALID_ARGUMENT", "RESOURCE_EXHAUSTED"])
 def test_tries_nothing_else_again(addresses, backend, kind, code):
-    with serving.connect(addresses[kind], "dog") as predict:
+    with client.connect(addresses[kind], "dog") as predict:
         backend.refusals.append((code, "for a reason"))
-        with pytest.raises(serving.ServingError, match="for a reason"):
+        with pytest.raises(client.ServingError, match="for a reason"):
             predict(paint(1))
     assert len(backend.batches) == 1
 
 
 @pytest.mark.parametrize("kind", SERVERS)
 def test_deadline(addresses, backend, kind):
-    with serving.connect(addresses[kind], "dog", deadline=1.5) as predict:
+    with client.connect(addresses[kind], "dog", deadline=1.5) as predict:
         backend.seconds = 3.0
-        with pytest.raises(serving.ServingError, match=r"deadline of 1\.5 s"):
+        with pytest.raises(client.ServingError, match=r"deadline of 1\.5 s"):
             predict(paint(1))
 
 
 @pytest.mark.parametrize("kind", SERVERS)
 def test_deadline_ends_the_tries(addresses, backend, kind, monkeypatch):
-    with serving.connect(addresses[kind], "dog", deadline=1.5, tries=1000) as predict:
-        monkeypatch.setattr(serving, "_FIRST_WAIT", 0.05)
+    with client.connect(addresses[kind], "dog", deadline=1.5, tries=1000) as predict:
+        monkeypatch.setattr(client, "_FIRST_WAIT", 0.05)
         backend.refusals.extend([("UNAVAILABLE", "loading")] * 1000)
         started = time.monotonic()
-        with pytest.raises(serving.ServingError, match="loading"):
+        with pytest.raises(client.ServingError, match="loading"):
             predict(paint(1))
     assert time.monotonic() - started < 10
     assert 1 < len(backend.batches) < 12
@@ -494,12 +494,12 @@ def test_deadline_ends_the_tries(addresses, backend, kind, monkeypatch):
 
 @pytest.mark.parametrize("kind", SERVERS)
 def test_waits_for_a_server_that_is_starting(backend, kind, monkeypatch):
-    monkeypatch.setattr(serving, "_FIRST_WAIT", 0.2)
+    monkeypatch.setattr(client, "_FIRST_WAIT", 0.2)
     port = free_port()
     start = {"grpc": grpc_server, "rest": rest_server}[kind]
     address = f"127.0.0.1:{port}" if kind == "grpc" else f"http://127.0.0.1:{port}"
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        connection = pool.submit(serving.connect, address, "dog")
+        connection = pool.submit(client.connect, address, "dog")
         time.sleep(0.5)
         with start(backend, port=port), connection.result(timeout=60) as predict:
             assert predict(paint(1)).shape == (1, 40, 53, 1)
@@ -508,8 +508,8 @@ def test_waits_for_a_server_that_is_starting(backend, kind, monkeypatch):
 @pytest.mark.parametrize("kind", SERVERS)
 def test_no_server(kind):
     address = f"127.0.0.1:{free_port()}"
-    with pytest.raises(serving.ServingError, match="Is a server running there"):
-        serving.connect(address if kind == "grpc" else f"http://{address}", "dog", tries=2)
+    with pytest.raises(client.ServingError, match="Is a server running there"):
+        client.connect(address if kind == "grpc" else f"http://{address}", "dog", tries=2)
 
 
 def free_port():
@@ -524,18 +524,18 @@ def free_port():
 @pytest.mark.parametrize("kind", SERVERS)
 def test_a_model_that_the_server_has_not(addresses, kind):
     with pytest.raises(InputError, match=r"Wanted model 'cat' on .*there is none"):
-        serving.connect(addresses[kind], "cat")
+        client.connect(addresses[kind], "cat")
     with pytest.raises(InputError, match="Wanted the model's name"):
-        serving.connect(addresses[kind])
+        client.connect(addresses[kind])
 
 
 @pytest.mark.parametrize("kind", SERVERS)
 def test_another_kind_of_model(addresses, backend, kind):
     backend.lost = ("masks", "mask_bytes", "contours")
     with pytest.raises(InputError, match=r"wanted the signature .* found encoded: image_bytes -> "):
-        serving.connect(addresses[kind], "dog")
+        client.connect(addresses[kind], "dog")
     with pytest.raises(InputError, match=r"with contours where it is given a contour network"):
-        serving.connect(addresses[kind], "dog", output="contours")
+        client.connect(addresses[kind], "dog", output="contours")
 
 
 def test_a_web_page_is_no_server(backend):
@@ -550,35 +550,35 @@ def test_a_web_page_is_no_server(backend):
     for handler, message in ((Page, "It works"), (Json, "not as TensorFlow Serving does")):
         with (
             rest_server(backend, handler) as address,
-            pytest.raises((serving.ServingError, InputError), match=message),
+            pytest.raises((client.ServingError, InputError), match=message),
         ):
-            serving.connect(address, "dog")
+            client.connect(address, "dog")
 
 
 def test_ports_mixed_up(addresses):
     """A REST port asked by gRPC, and the other way round."""
     rest, grpc_address = addresses["rest"], addresses["grpc"]
     for target in (rest.removeprefix("http://"), f"http://{grpc_address}"):
-        with pytest.raises(serving.ServingError, match="8500 is gRPC"):
-            serving.connect(target, "dog", tries=2)
+        with pytest.raises(client.ServingError, match="8500 is gRPC"):
+            client.connect(target, "dog", tries=2)
 
 
 @pytest.mark.parametrize("target", ["saved_models/absent", "localhost", "ftp://host:1", ""])
 def test_targets_that_are_none(target):
     with pytest.raises(InputError, match="Wanted a server"):
-        serving.connect(target, "dog")
+        client.connect(target, "dog")
 
 
 def test_folders_without_a_model(folder, tmp_path):
     with pytest.raises(InputError, match=r"Models in this folder: dog\."):
-        serving.connect(folder)
+        client.connect(folder)
     with pytest.raises(InputError, match="No SavedModel in"):
-        serving.connect(folder, "cat")
+        client.connect(folder, "cat")
     with pytest.raises(InputError, match="has no version 3, but 1, 2"):
-        serving.connect(folder, "dog", version=3)
+        client.connect(folder, "dog", version=3)
     (tmp_path / "1").mkdir()
     with pytest.raises(InputError, match="cannot be loaded"):
-        serving.connect(tmp_path)
+        client.connect(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -591,7 +591,7 @@ def test_folders_without_a_model(folder, tmp_path):
 )
 def test_arguments_are_checked(addresses, arguments, message):
     with pytest.raises(ValueError, match=message):
-        serving.connect(addresses["rest"], "dog", **arguments)
+        client.connect(addresses["rest"], "dog", **arguments)
 
 
 @pytest.mark.parametrize(
@@ -600,7 +600,7 @@ def test_arguments_are_checked(addresses, arguments, message):
 )
 def test_frames_are_checked(addresses, frames):
     with (
-        serving.connect(addresses["rest"], "dog") as predict,
+        client.connect(addresses["rest"], "dog") as predict,
         pytest.raises(ValueError, match="frames must be uint8 RGB"),
     ):
         predict(frames)
@@ -610,7 +610,7 @@ def test_frames_are_checked(addresses, frames):
 def test_says_which_extra_is_missing(addresses, monkeypatch, kind, package):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(InputError, match=rf"{package}.*: pip install .*grpcio .*requests$"):
-        serving.connect(addresses[kind], "dog")
+        client.connect(addresses[kind], "dog")
 
 
 # --- many at a time -------------------------------------------------------------------------------
@@ -621,8 +621,8 @@ def test_stream_keeps_the_order():
         time.sleep(0.05 if batch % 3 == 0 else 0.0)
         return batch * 10
 
-    assert list(serving.stream(slow_at_first, range(20))) == list(range(0, 200, 10))
-    assert list(serving.stream(slow_at_first, [])) == []
+    assert list(client.stream(slow_at_first, range(20))) == list(range(0, 200, 10))
+    assert list(client.stream(slow_at_first, [])) == []
 
 
 @pytest.mark.parametrize("in_flight", [1, 3])
@@ -639,19 +639,19 @@ def test_stream_reads_little_ahead_and_works_side_by_side(in_flight):
             read.append(index)
             yield index
 
-    for done in serving.stream(predict, batches(), in_flight=in_flight):
+    for done in client.stream(predict, batches(), in_flight=in_flight):
         assert len(read) - done <= in_flight + 1
 
 
 def test_stream_stops_at_an_error():
     def fail_at_three(batch):
         if batch == 3:
-            raise serving.ServingError("three")
+            raise client.ServingError("three")
         return batch
 
     seen = []
-    with pytest.raises(serving.ServingError, match="three"):
-        for result in serving.stream(fail_at_three, iter(range(100)), in_flight=2):
+    with pytest.raises(client.ServingError, match="three"):
+        for result in client.stream(fail_at_three, iter(range(100)), in_flight=2):
             seen.append(result)
     assert seen == [0, 1, 2]
 
@@ -659,7 +659,7 @@ def test_stream_stops_at_an_error():
 @pytest.mark.parametrize("kind", SERVERS)
 def test_threads_share_a_connection(addresses, truth, kind):
     batches = [paint(2, 24, 30, seed=seed) for seed in range(12)]
-    with serving.connect(addresses[kind], "dog") as predict:
-        results = list(serving.stream(predict, batches, in_flight=6))
+    with client.connect(addresses[kind], "dog") as predict:
+        results = list(client.stream(predict, batches, in_flight=6))
     for frames, masks in zip(batches, results, strict=True):
         np.testing.assert_array_equal(masks, truth(frames)["masks"])

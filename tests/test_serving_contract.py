@@ -63,8 +63,8 @@ def server(tmp_path_factory):
             base_path=os.environ.get("OSVOS_BASE_PATH"),
         )
         return
-    from osvos_tf import model_server
     from osvos_tf.network import model, saved_model
+    from osvos_tf.serving import server as model_server
 
     base_path = tmp_path_factory.mktemp("saved_models") / "specialist"
     network = model.build_foreground(width_multiplier=1 / 16, start="scratch", seed=0)

@@ -10,7 +10,7 @@ import tensorflow as tf
 from tensorflow.core.framework import tensor_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 
-from osvos_tf import wire
+from osvos_tf.serving import tf_serving_messages as messages
 
 MAX_BYTES = 1000
 
@@ -29,7 +29,7 @@ TWO = signature(a=tf.float32, b=tf.string)
 
 
 def read(document, signature_def):
-    _, inputs, by_row = wire.from_json(json.dumps(document).encode(), lambda _: signature_def)
+    _, inputs, by_row = messages.from_json(json.dumps(document).encode(), lambda _: signature_def)
     return {key: (array.dtype, array.tolist()) for key, array in inputs.items()}, by_row
 
 
@@ -64,7 +64,7 @@ def test_json_that_is_understood(document, signature_def, inputs):
 def test_signature_name():
     names = []
     body = b'{"signature_name": "encoded", "inputs": ["x"]}'
-    assert wire.from_json(body, lambda name: names.append(name) or ENCODED)[0] == "encoded"
+    assert messages.from_json(body, lambda name: names.append(name) or ENCODED)[0] == "encoded"
     assert names == ["encoded"]
 
 
@@ -102,8 +102,8 @@ def test_signature_name():
     ],
 )
 def test_json_that_is_refused(body, signature_def, message):
-    with pytest.raises(wire.RequestError, match=message) as caught:
-        wire.from_json(body, lambda _: signature_def)
+    with pytest.raises(messages.RequestError, match=message) as caught:
+        messages.from_json(body, lambda _: signature_def)
     assert caught.value.code is grpc.StatusCode.INVALID_ARGUMENT
 
 
@@ -111,34 +111,36 @@ def test_reply_as_json():
     probabilities = np.array([[[0.25]], [[1.0]]], np.float32)
     masks = np.array([[[0]], [[1]]], np.uint8)
     both = {"probabilities": probabilities, "masks": masks}
-    assert json.loads(wire.to_json(both, by_row=True)) == {
+    assert json.loads(messages.to_json(both, by_row=True)) == {
         "predictions": [
             {"probabilities": [[0.25]], "masks": [[0]]},
             {"probabilities": [[1.0]], "masks": [[1]]},
         ]
     }
-    assert json.loads(wire.to_json(both, by_row=False)) == {
+    assert json.loads(messages.to_json(both, by_row=False)) == {
         "outputs": {"probabilities": [[[0.25]], [[1.0]]], "masks": [[[0]], [[1]]]}
     }
-    assert json.loads(wire.to_json({"masks": masks}, by_row=True)) == {
+    assert json.loads(messages.to_json({"masks": masks}, by_row=True)) == {
         "predictions": [[[0]], [[1]]]
     }
-    assert json.loads(wire.to_json({"masks": masks}, by_row=False)) == {"outputs": [[[0]], [[1]]]}
+    assert json.loads(messages.to_json({"masks": masks}, by_row=False)) == {
+        "outputs": [[[0]], [[1]]]
+    }
 
 
 def test_bytes_in_a_reply_are_base64_if_the_name_says_so():
     texts = np.array([b"\x89PNG", "ä".encode()], object)
     encoded = [{"b64": base64.b64encode(text).decode()} for text in texts]
-    assert json.loads(wire.to_json({"mask_bytes": texts}, True)) == {"predictions": encoded}
-    assert json.loads(wire.to_json({"label": texts[1:]}, False)) == {"outputs": ["ä"]}
+    assert json.loads(messages.to_json({"mask_bytes": texts}, True)) == {"predictions": encoded}
+    assert json.loads(messages.to_json({"label": texts[1:]}, False)) == {"outputs": ["ä"]}
 
 
 @pytest.mark.parametrize("other", [np.float32(1), np.zeros(3)])
 def test_outputs_without_common_rows(other):
     outputs = {"masks": np.zeros((2, 1)), "other": np.asarray(other)}
-    with pytest.raises(wire.RequestError, match="'inputs'"):
-        wire.to_json(outputs, by_row=True)
-    assert "other" in json.loads(wire.to_json(outputs, by_row=False))["outputs"]
+    with pytest.raises(messages.RequestError, match="'inputs'"):
+        messages.to_json(outputs, by_row=True)
+    assert "other" in json.loads(messages.to_json(outputs, by_row=False))["outputs"]
 
 
 def tensor(dtype, shape, **values):
@@ -159,9 +161,9 @@ def tensor(dtype, shape, **values):
     ],
 )
 def test_tensors(proto, expected):
-    array = wire.from_proto("x", proto, MAX_BYTES)
+    array = messages.from_proto("x", proto, MAX_BYTES)
     assert array.tolist() == expected
-    assert wire.from_proto("x", tf.make_tensor_proto(array), MAX_BYTES).tolist() == expected
+    assert messages.from_proto("x", tf.make_tensor_proto(array), MAX_BYTES).tolist() == expected
 
 
 @pytest.mark.parametrize(
@@ -178,8 +180,8 @@ def test_tensors(proto, expected):
     ],
 )
 def test_tensors_that_are_none(proto):
-    with pytest.raises(wire.RequestError, match="x: ") as caught:
-        wire.from_proto("x", proto, MAX_BYTES)
+    with pytest.raises(messages.RequestError, match="x: ") as caught:
+        messages.from_proto("x", proto, MAX_BYTES)
     assert caught.value.code is grpc.StatusCode.INVALID_ARGUMENT
 
 
@@ -187,23 +189,23 @@ def test_other_errors():
     codes = {
         ValueError("x"): grpc.StatusCode.INTERNAL,
         MemoryError(): grpc.StatusCode.RESOURCE_EXHAUSTED,
-        wire.invalid("x" * 10_000): grpc.StatusCode.INVALID_ARGUMENT,
+        messages.invalid("x" * 10_000): grpc.StatusCode.INVALID_ARGUMENT,
     }
     for error, code in codes.items():
-        assert wire.to_request_error(error).code is code
-        assert len(str(wire.to_request_error(error))) <= 1000
+        assert messages.to_request_error(error).code is code
+        assert len(str(messages.to_request_error(error))) <= 1000
 
 
 def test_metadata_and_status_as_json():
-    metadata = wire.metadata_response("dog", 3, {"serving_default": IMAGES})
-    document = json.loads(wire.metadata_to_json(metadata))
+    metadata = messages.metadata_response("dog", 3, {"serving_default": IMAGES})
+    document = json.loads(messages.metadata_to_json(metadata))
     assert document["model_spec"] == {"name": "dog", "signature_name": "", "version": "3"}
     (images,) = document["metadata"]["signature_def"]["signature_def"]["serving_default"][
         "inputs"
     ].values()
     assert images["dtype"] == "DT_UINT8"
-    states = [(2, "END", wire.invalid("broken")), (1, "AVAILABLE", None)]
-    assert json.loads(wire.message_to_json(wire.status_response(states))) == {
+    states = [(2, "END", messages.invalid("broken")), (1, "AVAILABLE", None)]
+    assert json.loads(messages.message_to_json(messages.status_response(states))) == {
         "model_version_status": [
             {
                 "version": "2",

@@ -29,8 +29,9 @@ import prometheus_client
 from PIL import Image
 from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2
 
-from osvos_tf import grpc_front, rest_front, served_models, wire
 from osvos_tf.errors import InputError
+from osvos_tf.serving import grpc_front, rest_front, served_models
+from osvos_tf.serving import tf_serving_messages as messages
 
 _IMAGES = "image_bytes"  # the input whose size in pixels is known only from the images' headers
 _HELPERS = 2
@@ -150,7 +151,7 @@ class WorkQueue:
         """
         with self._lock:
             if self.taken == self.places:
-                raise wire.RequestError(
+                raise messages.RequestError(
                     grpc.StatusCode.RESOURCE_EXHAUSTED,
                     f"{self.places} requests are waiting or running already. Try again later.",
                 )
@@ -223,7 +224,7 @@ class Service:
                 yield
             code = grpc.StatusCode.OK
         except Exception as error:
-            code = wire.to_request_error(error).code
+            code = messages.to_request_error(error).code
             if code is grpc.StatusCode.INTERNAL:
                 logging.getLogger(__name__).exception("%s: a fault of the server", name)
             raise
@@ -243,7 +244,7 @@ class Service:
         servable.check(signature_name, inputs, output_filter)
         pixels = sum(_count_pixels(name, array) for name, array in inputs.items())
         if pixels > self.limits.pixels:
-            raise wire.invalid(
+            raise messages.invalid(
                 f"A request may have {self.limits.pixels} pixels in all its images together, this "
                 f"one has {pixels}. Send fewer or smaller images, or raise the server's limit."
             )
@@ -257,15 +258,15 @@ class Service:
         if not states:
             which = "any versions" if version is None else f"version {version}"
             message = f"Could not find {which} of model {name}"
-            raise wire.RequestError(grpc.StatusCode.NOT_FOUND, message)
-        return wire.status_response(states)
+            raise messages.RequestError(grpc.StatusCode.NOT_FOUND, message)
+        return messages.status_response(states)
 
     def metadata(
         self, name: str, version: int | None = None
     ) -> get_model_metadata_pb2.GetModelMetadataResponse:
         """Returns the `GetModelMetadataResponse` of the version in use."""
         servable = self.models[name].servable(version)
-        return wire.metadata_response(name, servable.version, servable.signature_defs)
+        return messages.metadata_response(name, servable.version, servable.signature_defs)
 
 
 def _version_in_use(model: served_models.ServedModel) -> float:
@@ -318,7 +319,7 @@ def _count_encoded_pixels(index: int, encoded: bytes) -> float:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         return math.inf
     except (OSError, ValueError) as error:
-        raise wire.invalid(
+        raise messages.invalid(
             f"{_IMAGES}[{index}] has {len(encoded)} bytes and no header of an image. Wanted a JPEG "
             "or PNG file."
         ) from error

@@ -14,10 +14,11 @@ import numpy as np
 import prometheus_client
 from aiohttp import web
 
-from osvos_tf import served_models, wire
+from osvos_tf.serving import served_models
+from osvos_tf.serving import tf_serving_messages as messages
 
 if TYPE_CHECKING:
-    from osvos_tf.model_server import Service
+    from osvos_tf.serving.server import Service
 
 T = TypeVar("T")
 _HTTP_STATUS = {
@@ -107,17 +108,17 @@ class _Rest:
             elif request.method == "GET" and (match := _STATUS_PATH.fullmatch(request.path)):
                 text = self._describe(match[1], _version(match[2]), bool(match[3]))
             else:
-                raise wire.invalid(f"Malformed request: {request.method} {request.path}")
+                raise messages.invalid(f"Malformed request: {request.method} {request.path}")
         except Exception as error:
-            problem = wire.to_request_error(error)
+            problem = messages.to_request_error(error)
             status = _HTTP_STATUS.get(problem.code, 500)
             return web.json_response({"error": str(problem)}, status=status)
         return web.Response(text=text, content_type="application/json")
 
     def _describe(self, name: str, version: int | None, metadata: bool) -> str:
         if metadata:
-            return wire.metadata_to_json(self._service.metadata(name, version))
-        return wire.message_to_json(self._service.status(name, version))
+            return messages.metadata_to_json(self._service.metadata(name, version))
+        return messages.message_to_json(self._service.status(name, version))
 
     async def _predict(self, request: web.Request, name: str, version: int | None) -> str:
         with self._service.predict_request(name, "rest"):
@@ -126,12 +127,12 @@ class _Rest:
             signature_name, inputs, by_row = await self._aside(self._parse, servable, body)
             future = self._service.queue.submit(servable.run, signature_name, inputs)
             outputs = await asyncio.wrap_future(future)
-            return await self._aside(wire.to_json, outputs, by_row)
+            return await self._aside(messages.to_json, outputs, by_row)
 
     async def _read(self, request: web.Request) -> bytes:
         """Returns the body of a request."""
         if self._stopping:
-            raise wire.RequestError(grpc.StatusCode.UNAVAILABLE, "The server is stopping.")
+            raise messages.RequestError(grpc.StatusCode.UNAVAILABLE, "The server is stopping.")
         limits = self._service.limits
         self._reading += 1
         try:
@@ -139,21 +140,25 @@ class _Rest:
                 return await asyncio.wait_for(request.read(), limits.read_seconds)
         except asyncio.TimeoutError:
             message = f"The body did not arrive within {limits.read_seconds} seconds."
-            raise wire.RequestError(grpc.StatusCode.DEADLINE_EXCEEDED, message) from None
+            raise messages.RequestError(grpc.StatusCode.DEADLINE_EXCEEDED, message) from None
         except ConnectionError as error:
-            raise wire.RequestError(grpc.StatusCode.CANCELLED, "The client has gone.") from error
+            raise messages.RequestError(
+                grpc.StatusCode.CANCELLED, "The client has gone."
+            ) from error
         except web.RequestPayloadError as error:
-            raise wire.invalid(f"The body cannot be read: {error}") from error
+            raise messages.invalid(f"The body cannot be read: {error}") from error
         except web.HTTPRequestEntityTooLarge:
             pass
         finally:
             self._reading -= 1
-        raise wire.invalid(f"A body may have {limits.request_bytes} bytes. Send less at a time.")
+        raise messages.invalid(
+            f"A body may have {limits.request_bytes} bytes. Send less at a time."
+        )
 
     def _parse(
         self, servable: served_models.Servable, body: bytes
     ) -> tuple[str, dict[str, np.ndarray], bool]:
-        signature_name, inputs, by_row = wire.from_json(body, servable.signature)
+        signature_name, inputs, by_row = messages.from_json(body, servable.signature)
         self._service.check(servable, signature_name, inputs)
         return signature_name, inputs, by_row
 

@@ -20,8 +20,8 @@ from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
-from osvos_tf import wire
 from osvos_tf.errors import InputError
+from osvos_tf.serving import tf_serving_messages as messages
 
 DEFAULT_SIGNATURE = tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
 _WARMUP = "assets.extra/tf_serving_warmup_requests"  # records of PredictionLog
@@ -50,7 +50,7 @@ class Servable:
         """Returns the `SignatureDef` of that name, "" for the default one."""
         name = name or DEFAULT_SIGNATURE
         if name not in self._model.signatures:
-            raise wire.RequestError(
+            raise messages.RequestError(
                 grpc.StatusCode.FAILED_PRECONDITION,
                 f'Serving signature name: "{name}" not found in signature def',
             )
@@ -72,7 +72,7 @@ class Servable:
         signature = self.signature(signature_name)
         missing, extra = set(signature.inputs) - set(inputs), set(inputs) - set(signature.inputs)
         if missing or extra:
-            raise wire.invalid(
+            raise messages.invalid(
                 f"input size does not match signature: {len(inputs)}!={len(signature.inputs)}. "
                 f"Sent extra: {sorted(extra)}. Missing but required: {sorted(missing)}."
             )
@@ -80,7 +80,7 @@ class Servable:
             _check_input(name, array, signature.inputs[name])
         for name in output_filter:
             if name not in signature.outputs:
-                raise wire.invalid(
+                raise messages.invalid(
                     f"output tensor alias not found in signature: {name} Outputs expected to be "
                     f"in the set {sorted(signature.outputs)}."
                 )
@@ -120,7 +120,7 @@ class ServedModel:
         self.base_path = pathlib.Path(base_path)
         self._current: Servable | None = None
         # By version: its state's name, and the error that ended it.
-        self._states: dict[int, tuple[str, wire.RequestError | None]] = {}
+        self._states: dict[int, tuple[str, messages.RequestError | None]] = {}
         self._broken: dict[int, _Look] = {}  # by version: its folder when it failed to load
         self._retiring = False  # whether a version was retired whose memory is not yet free
 
@@ -129,7 +129,7 @@ class ServedModel:
         """The version in use, None before the first is loaded."""
         return None if self._current is None else self._current.version
 
-    def states(self) -> list[wire.State]:
+    def states(self) -> list[messages.State]:
         """Returns the states of all versions seen, the latest version first."""
         states = sorted(self._states.copy().items(), reverse=True)
         return [(version, *state) for version, state in states]
@@ -178,7 +178,7 @@ class ServedModel:
         try:
             servable = Servable(self.name, version, folder)
         except Exception as error:  # a broken folder can raise anything; the old one must live on
-            self._states[version] = "END", wire.to_request_error(error)
+            self._states[version] = "END", messages.to_request_error(error)
             return False
         retired, self._current = self._current, servable
         self._states[version] = "AVAILABLE", None
@@ -255,11 +255,11 @@ class ServedModels:
                     _LOG.error("%s: cannot look for new versions: %s", model.name, error)
 
 
-def not_found(name: str, version: int | None = None) -> wire.RequestError:
+def not_found(name: str, version: int | None = None) -> messages.RequestError:
     """Returns the error for a model or version that is not in use."""
     request = f"Latest({name})" if version is None else f"Specific({name}, {version})"
     message = f"Servable not found for request: {request}"
-    return wire.RequestError(grpc.StatusCode.NOT_FOUND, message)
+    return messages.RequestError(grpc.StatusCode.NOT_FOUND, message)
 
 
 def read_config(path: str | os.PathLike[str]) -> dict[str, pathlib.Path]:
@@ -310,7 +310,7 @@ def _check_input(name: str, array: np.ndarray, info: meta_graph_pb2.TensorInfo) 
     found = tf.dtypes.as_dtype(array.dtype)
     if found != dtype or not shape.is_compatible_with(array.shape):
         wanted = str(shape).replace("None", "?")
-        raise wire.invalid(
+        raise messages.invalid(
             f"{name}: wanted {dtype.name} of shape {wanted}, got {found.name} of shape "
             f"{array.shape}."
         )

@@ -16,10 +16,11 @@ from tensorflow_serving.apis import (
     predict_pb2,
 )
 
-from osvos_tf import served_models, wire
+from osvos_tf.serving import served_models
+from osvos_tf.serving import tf_serving_messages as messages
 
 if TYPE_CHECKING:
-    from osvos_tf.model_server import Service
+    from osvos_tf.serving.server import Service
 _SPARE_THREADS = 8  # for requests that take no place in the queue
 
 
@@ -64,7 +65,7 @@ def _handler(
             _check_spec(request)
             return answer(service, request, context)
         except Exception as error:
-            problem = wire.to_request_error(error)
+            problem = messages.to_request_error(error)
             context.abort(problem.code, str(problem))
 
     return handle
@@ -77,7 +78,7 @@ def _predict(
     with service.predict_request(spec.name, "grpc"):
         servable = service.models[spec.name].servable(_version(spec))
         inputs = {
-            name: wire.from_proto(name, proto, service.limits.request_bytes)
+            name: messages.from_proto(name, proto, service.limits.request_bytes)
             for name, proto in request.inputs.items()
         }
         call = spec.signature_name, inputs, list(request.output_filter)
@@ -108,7 +109,7 @@ def _metadata(
     context: grpc.ServicerContext,
 ) -> get_model_metadata_pb2.GetModelMetadataResponse:
     if list(request.metadata_field) != ["signature_def"]:
-        raise wire.invalid(
+        raise messages.invalid(
             "GetModelMetadataRequest must specify one metadata_field, 'signature_def'. Received: "
             f"{list(request.metadata_field)}."
         )
@@ -130,11 +131,11 @@ def _check_spec(request: Message) -> None:
     """Raises RequestError unless a request says which model it means."""
     spec = request.model_spec
     if not request.HasField("model_spec"):
-        raise wire.invalid("Missing ModelSpec")
+        raise messages.invalid("Missing ModelSpec")
     if not spec.name:
-        raise wire.invalid("ModelSpec has no name specified.")
+        raise messages.invalid("ModelSpec has no name specified.")
     if spec.version_label:
-        raise wire.invalid(f"Unrecognized servable version label: {spec.version_label}")
+        raise messages.invalid(f"Unrecognized servable version label: {spec.version_label}")
 
 
 def _version(spec: model_pb2.ModelSpec) -> int | None:

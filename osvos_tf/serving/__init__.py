@@ -1,0 +1,1 @@
+"""TensorFlow Serving's contract: its configuration, a server, and clients."""
