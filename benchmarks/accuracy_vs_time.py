@@ -19,8 +19,9 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks import timing
-from osvos_tf import LearnOptions, SegmentOptions, video_job
+from osvos_tf import LearnOptions, SegmentOptions
 from osvos_tf.data import davis
+from osvos_tf.jobs import video_job
 
 _DAVIS = flags.DEFINE_string("davis", None, "DAVIS root.", required=True)
 _PARENT = flags.DEFINE_string("parent", "compact", "The parent network.")

@@ -24,10 +24,10 @@ from absl import app, flags
 
 from benchmarks import cost, timing
 from osvos_tf import LearnOptions, SegmentOptions, files
+from osvos_tf.jobs.video_job import VideoJob
 from osvos_tf.media import video
 from osvos_tf.network import model
 from osvos_tf.training import recipes
-from osvos_tf.video_job import VideoJob
 
 _TABLES = flags.DEFINE_list("tables", ["frames", "size", "batch", "training"], "What to vary.")
 _WIDTH = flags.DEFINE_float("width_multiplier", 0.25, "Width of the network.")

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from absl import flags
 
-from osvos_tf import video_job
+from osvos_tf.jobs import video_job
 from osvos_tf.progress import OnProgress, Progress
 from osvos_tf.segmentation import options
 from osvos_tf.segmentation.options import LearnOptions, SegmentOptions

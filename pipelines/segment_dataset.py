@@ -35,11 +35,12 @@ from typing import Any
 import tqdm
 from absl import flags
 
-from osvos_tf import dispatch, engines, files, results, worker, worklist
+from osvos_tf import files, results
 from osvos_tf.data import davis
 from osvos_tf.errors import InputError
+from osvos_tf.jobs import dispatch, engines, worker, worklist
+from osvos_tf.jobs.video_job import VideoJob
 from osvos_tf.segmentation.options import LearnOptions, SegmentOptions
-from osvos_tf.video_job import VideoJob
 from pipelines import cli, segment
 
 _PER_SEQUENCE = ("frames", "mask", "out")  # flags of `segment` that each sequence has its own of

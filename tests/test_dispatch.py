@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from osvos_tf import dispatch
+from osvos_tf.jobs import dispatch
 
 FINE, ERROR, LOST, FAULT = "fine", "error", "lost", "fault"
 

@@ -21,9 +21,10 @@ from PIL import Image
 from tensorflow.core.framework import tensor_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 
-from osvos_tf import results, video_job, worker, worklist
+from osvos_tf import results
 from osvos_tf.data import davis, tfrecord
 from osvos_tf.errors import InputError
+from osvos_tf.jobs import video_job, worker, worklist
 from osvos_tf.media import video
 from osvos_tf.network import saved_model
 from osvos_tf.segmentation import specialist

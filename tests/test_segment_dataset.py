@@ -16,9 +16,10 @@ import pytest
 import quick_specialist
 from commands import SECONDS, in_background, wait_for
 
-from osvos_tf import dispatch, engines, files, video_job, worker, worklist
+from osvos_tf import files
 from osvos_tf.data import davis
 from osvos_tf.errors import InputError
+from osvos_tf.jobs import dispatch, engines, video_job, worker, worklist
 from osvos_tf.media import video
 from osvos_tf.network import model
 from osvos_tf.segmentation import options, specialist

@@ -13,12 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from osvos_tf import files, results, video_job
+from osvos_tf import files, results
 from osvos_tf.errors import InputError
+from osvos_tf.jobs import video_job
+from osvos_tf.jobs.video_job import VideoJob
 from osvos_tf.media import video
 from osvos_tf.network import model
 from osvos_tf.segmentation.options import LearnOptions, SegmentOptions
-from osvos_tf.video_job import VideoJob
 
 NAMES = ["00000", "00001", "00002", "00003"]
 LEARNED = "The object has been learned before; that specialist is used."

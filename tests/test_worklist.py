@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from osvos_tf import worklist
 from osvos_tf.data import davis
 from osvos_tf.errors import InputError
+from osvos_tf.jobs import worklist
 
 
 def write_list(folder, *lines):

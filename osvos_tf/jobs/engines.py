@@ -18,12 +18,12 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from osvos_tf import worker
-from osvos_tf.dispatch import WorkerLost
 from osvos_tf.errors import InputError, missing_package
-from osvos_tf.video_job import VideoJob
+from osvos_tf.jobs import worker
+from osvos_tf.jobs.dispatch import WorkerLost
+from osvos_tf.jobs.video_job import VideoJob
 
-_PACKAGES = pathlib.Path(__file__).parents[1]  # the folder that `osvos_tf` is imported from
+_PACKAGES = pathlib.Path(__file__).parents[2]  # the folder that `osvos_tf` is imported from
 _LOOK_SECONDS = 0.5  # between two looks whether a worker that starts is still wanted
 _CONNECT_SECONDS = 10.0
 _LOG_BYTES = 2000  # of a lost worker's last words

@@ -17,15 +17,16 @@ from typing import Any
 
 import cv2
 
-from osvos_tf import runtime, video_job
+from osvos_tf import runtime
 from osvos_tf.errors import InputError
-from osvos_tf.video_job import VideoJob
+from osvos_tf.jobs import video_job
+from osvos_tf.jobs.video_job import VideoJob
 
 # Starts `main` whatever lies in the current folder, even another `osvos_tf`: with `-c`, as with
 # `-m`, Python looks there first.
 PROGRAM = (
     "import sys; sys.path[:] = sys.path[sys.path[:1] == ['']:]; "
-    "from osvos_tf.worker import main; main()"
+    "from osvos_tf.jobs.worker import main; main()"
 )
 READY: dict[str, Any] = {"ready": True}  # its first line; what comes before is a log
 _THREADS = ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
