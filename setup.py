@@ -62,13 +62,13 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.14",
     package_dir={"": "."},  # an editable install is then a path, without a finder at each start
-    packages=[*find_packages(include=["osvos_tf*", "pipelines*", "benchmarks*"]), "saved_models"],
-    package_data={"osvos_tf": ["py.typed", "*/*.jinja"], "saved_models": ["compact/*", "full/*"]},
+    packages=find_packages(include=["osvos_tf", "osvos_tf.*"]),
+    package_data={"osvos_tf": ["py.typed", "*/*.jinja", "network/parents/*"]},
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,
     entry_points={
         "console_scripts": [
-            f"osvos-{name.replace('_', '-')} = pipelines.{name}:run" for name in COMMANDS
+            f"osvos-{name.replace('_', '-')} = osvos_tf.commands.{name}:run" for name in COMMANDS
         ]
     },
 )

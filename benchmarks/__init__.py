@@ -2,6 +2,6 @@
 
 import os
 
-# As the commands have it, see `pipelines.cli.import_tensorflow`; read when TensorFlow is imported.
+# As the commands have it, see `osvos_tf.runtime.import_tensorflow`; read when TensorFlow is loaded.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")

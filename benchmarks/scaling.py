@@ -45,7 +45,8 @@ _DISTINCT = 8  # invented frames; more are links to them
 # includes what the child was before: a copy of the parent.)
 _PROGRAM = """
 import functools, json, pathlib, re, sys
-from osvos_tf import inference, video_job
+from osvos_tf.jobs import video_job
+from osvos_tf.segmentation import inference
 batch_size, peak, job = int(sys.argv[1]), pathlib.Path(sys.argv[2]), json.loads(sys.argv[3])
 for name in ("predict_frames", "follow_object") if batch_size else ():
     function = functools.partial(getattr(inference, name), batch_size=batch_size)

@@ -13,11 +13,6 @@ from pathlib import Path
 
 from osvos_tf.errors import InputError
 
-# The parent networks that come with the package.
-PARENTS = {
-    name: Path(__file__).resolve().parents[1] / "saved_models" / name / "parent.keras"
-    for name in ("full", "compact")
-}
 MAX_JSON_BYTES = 2**24  # a manifest has 200 bytes a shard and 20 a sequence
 
 

@@ -1,34 +1,8 @@
-r"""Trains the parent network: what an object is, before any video is known.
+"""`python -m pipelines.train_parent`: see `osvos_tf.commands.train_parent`."""
 
-    python -m pipelines.train_parent --records=records/train --workdir=runs/parent \
-        --recipe=scratch --weights=random --width_multiplier=0.5
+from osvos_tf.commands.train_parent import FLAGS, main, run
 
-leaves `parent.keras`, `checkpoints/` and TensorBoard `summaries/` in the work folder. A run that
-was stopped goes on from its last checkpoint when the same command is given again.
-"""
-
-from absl import flags
-
-from osvos_tf.training import recipes
-from pipelines import cli, offline
-
-TASK = offline.Task(network="build_foreground", file="parent.keras", recipes=recipes.PARENTS)
-FLAGS = flags.FlagValues()
-cli.define_path(
-    "records", None, "Folder made by davis_to_tfrecord.", required=True, flag_values=FLAGS
-)
-offline.define_flags(FLAGS, TASK)
-
-
-def main(args: flags.FlagValues) -> None:
-    """Flags -> `offline.train`."""
-    offline.train(args, TASK)
-
-
-def run() -> None:
-    """The console command."""
-    cli.run(main, FLAGS, __doc__, offline.groups("records"))
-
+__all__ = ["FLAGS", "main", "run"]
 
 if __name__ == "__main__":
     run()

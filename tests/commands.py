@@ -23,11 +23,13 @@ SECONDS = 300  # for one process on a busy machine
 # id and, at its end, JSON of its wait status and of all that it said.
 _SERVER = """
 import encodings.cp437, importlib, itertools, json, os, signal, sys, traceback
-import pipelines
-from osvos_tf import runtime
-from pipelines import cli
+from osvos_tf import commands, runtime
+from osvos_tf.commands import cli
 tf = runtime.import_tensorflow()
-from osvos_tf import export, specialist, tfrecord, training
+from osvos_tf.data import tfrecord
+from osvos_tf.network import saved_model
+from osvos_tf.segmentation import specialist
+from osvos_tf.training import loop
 import tensorflow_serving.apis.predict_pb2
 
 def kill_at(last):
@@ -56,11 +58,11 @@ def run(command, flags, fate):
     for name, value in fate.items():
         FATES[name](value)
     for number in (signal.SIGINT, signal.SIGTERM):  # as in a process that begins with the command
-        signal.signal(number, pipelines.leave)
+        signal.signal(number, commands.leave)
     sys.argv = [command, *flags]
-    pipeline = importlib.import_module(f"pipelines.{command}")
+    module = importlib.import_module(f"osvos_tf.commands.{command}")
     try:
-        cli.run(pipeline.main, pipeline.FLAGS, pipeline.__doc__)
+        cli.run(module.main, module.FLAGS, module.__doc__)
         return 0
     except SystemExit as end:
         return end.code

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from osvos_tf.data import augment
-from osvos_tf.training.recipes import Augmentation
+from osvos_tf.data.augmentation import Augmentation
 
 HEIGHT, WIDTH = 48, 80
 BRIGHT = 200.0

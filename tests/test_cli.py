@@ -21,14 +21,10 @@ import pytest
 from absl import flags
 from conftest import REPOSITORY, paint
 
+from osvos_tf.commands import cli
 from osvos_tf.errors import InputError
-from pipelines import cli
 
-COMMANDS = sorted(
-    path.stem
-    for path in (REPOSITORY / "pipelines").glob("*.py")
-    if "\ndef run()" in path.read_text(encoding="utf-8")
-)
+COMMANDS = sorted(path.stem for path in (REPOSITORY / "pipelines").glob("[!_]*.py"))
 # Flags of text that name no file and no folder; all others know what `~` is.
 WORDS = {"split", "resolution", "model", "shard", "ray", "host"}
 SECONDS = 60  # for one process on a busy machine
@@ -38,7 +34,7 @@ TOY = """
 import os, signal, sys, time
 from absl import flags
 from osvos_tf.errors import InputError
-from pipelines import cli
+from osvos_tf.commands import cli
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("do", "", "Python.", flag_values=FLAGS)
 flags.DEFINE_integer("seed", 0, "Seed.", flag_values=FLAGS)
@@ -77,7 +73,7 @@ def wait_for_line(process, line="ready"):
 
 
 def command_flags(command):
-    return importlib.import_module(f"pipelines.{command}").FLAGS
+    return importlib.import_module(f"osvos_tf.commands.{command}").FLAGS
 
 
 # --- C3: no encoding, no stream ends a command ----------------------------------------------------

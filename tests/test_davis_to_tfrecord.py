@@ -12,9 +12,9 @@ import pytest
 import tensorflow as tf
 from commands import Commands, moments
 
+from osvos_tf.commands import cli, davis_to_tfrecord
 from osvos_tf.data import tfrecord
 from osvos_tf.errors import InputError
-from pipelines import cli, davis_to_tfrecord
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 

@@ -8,9 +8,9 @@ import shutil
 import cv2
 import pytest
 
+from osvos_tf.commands import cli, demo, evaluate, segment, train_parent
 from osvos_tf.data import painted_world
 from osvos_tf.errors import InputError
-from pipelines import cli, demo, evaluate, segment, train_parent
 
 LEFT = {"contact_sheet.png", "evaluation", "parent", "records", "results", "run.json", "world"}
 

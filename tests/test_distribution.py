@@ -15,10 +15,10 @@ from commands import SECONDS, in_background, wait_for
 from hypothesis import given
 from hypothesis import strategies as st
 
+from osvos_tf.commands import training_command
 from osvos_tf.errors import InputError
 from osvos_tf.network import model
 from osvos_tf.training import distribution, loop, recipes
-from pipelines import offline
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 CLUSTER = {"worker": ["a:1", "b:1", "c:1"]}
@@ -88,8 +88,12 @@ def test_replicas_share_all_images_or_say_that_they_cannot(batch_size, accumulat
 
 def test_views_that_cannot_be_shared_equally_are_explained(capsys):
     with pytest.raises(InputError, match=r"3 replicas cannot share equally\. Use a number of dev"):
-        offline._check_share(recipes.PARENT_SCRATCH, types.SimpleNamespace(num_replicas_in_sync=3))
-    offline._check_share(recipes.PARENT_PAPER, types.SimpleNamespace(num_replicas_in_sync=5))
+        training_command._check_share(
+            recipes.PARENT_SCRATCH, types.SimpleNamespace(num_replicas_in_sync=3)
+        )
+    training_command._check_share(
+        recipes.PARENT_PAPER, types.SimpleNamespace(num_replicas_in_sync=5)
+    )
     assert "5 replicas share the 10 views of an update, 2 x 1 each" in capsys.readouterr().out
 
 
@@ -108,8 +112,11 @@ import numpy as np
 import tensorflow as tf
 cpu, = tf.config.list_physical_devices("CPU")
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from osvos_tf import distribution, input_pipeline, model, training
-from osvos_tf.training.recipes import Augmentation, Stage
+from osvos_tf.data import input_pipeline
+from osvos_tf.network import model
+from osvos_tf.training import distribution, loop
+from osvos_tf.data.augmentation import Augmentation
+from osvos_tf.training.recipes import Stage
 stage = Stage("test", 3, "momentum", 0.01, batch_size=2, accumulation=2, normalise="balanced",
               side_weight=0.5, weight_decay=0.01, augmentation=Augmentation(flip=True))
 weights, losses = [], []
@@ -120,7 +127,7 @@ for name in ("one", "mirrored"):
     dataset = input_pipeline.parent_dataset(
         sys.argv[1], stage.augmentation, height=32,
         batch_size=stage.share(strategy.num_replicas_in_sync)[0])
-    history = training.train(network, dataset, stage, sys.argv[2] + name, strategy=strategy)
+    history = loop.train(network, dataset, stage, sys.argv[2] + name, strategy=strategy)
     losses.append([loss for _, loss in history.losses])
     weights.append(network.get_weights())
 assert strategy.num_replicas_in_sync == 2

@@ -18,11 +18,11 @@ import pytest
 from commands import moments
 from PIL import Image
 
+from osvos_tf.commands import cli, evaluate
 from osvos_tf.data import davis
 from osvos_tf.errors import InputError
 from osvos_tf.evaluation import metrics, report
 from osvos_tf.media import video
-from pipelines import cli, evaluate
 
 GLOBAL = ["method", "J_mean", "J_recall", "J_decay", "F_mean", "F_recall", "F_decay", "T"]
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from osvos_tf.commands import cli, export_saved_model
 from osvos_tf.errors import InputError
 from osvos_tf.network import model
-from pipelines import cli, export_saved_model
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 

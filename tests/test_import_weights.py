@@ -11,8 +11,8 @@ import pytest
 
 import osvos_tf
 from osvos_tf import results
+from osvos_tf.commands import cli, import_weights, segment
 from osvos_tf.errors import InputError
-from pipelines import cli, import_weights, segment
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 

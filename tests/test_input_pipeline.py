@@ -9,8 +9,8 @@ import pytest
 import tensorflow as tf
 
 from osvos_tf.data import davis, input_pipeline, tfrecord
+from osvos_tf.data.augmentation import Augmentation
 from osvos_tf.errors import InputError
-from osvos_tf.training.recipes import Augmentation
 
 HEIGHT, WIDTH, FRAMES = 48, 80, 8  # of the invented records
 PLAIN = Augmentation()

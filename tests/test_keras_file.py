@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from osvos_tf import files
 from osvos_tf.errors import InputError
 from osvos_tf.network import keras_file, model
+from osvos_tf.network.parents import PARENTS
 
 keras_3 = pytest.mark.skipif(keras.__version__ < "3", reason="Keras 2 writes another config")
 
@@ -227,7 +227,7 @@ def test_a_file_of_a_later_keras_loads(good, tmp_path):
 
 @pytest.mark.parametrize(("name", "numbers"), [("full", 14_917_637), ("compact", 3_781_733)])
 def test_the_parents_of_the_package_load_with_any_keras(name, numbers):
-    parent = model.load_model(files.PARENTS[name])
+    parent = model.load_model(PARENTS[name])
     assert parent.name == "foreground" and model.working_height(parent) == 240
     assert sum(np.prod(array.shape) for array in parent.get_weights()) == numbers
 

@@ -16,10 +16,10 @@ import toy_model
 from conftest import draw_bsds, paint
 
 from osvos_tf import results
+from osvos_tf.commands import cli
 from osvos_tf.data import davis, tfrecord
 from osvos_tf.errors import InputError
 from osvos_tf.network import model
-from pipelines import cli
 
 WIDTH = 1 / 32
 TRAINING = {
@@ -72,7 +72,7 @@ def run(inputs, tmp_path, monkeypatch):
         place = tmp_path / "place" / ("model.keras" if command == "import_weights" else "")
         changes = {PLACES[command][0]: place, **changes}
         flags = {**flags_of(command, inputs), **changes}
-        pipeline = importlib.import_module(f"pipelines.{command}")
+        pipeline = importlib.import_module(f"osvos_tf.commands.{command}")
         try:
             pipeline.main(
                 cli.parse(pipeline.FLAGS, [f"--{name}={value}" for name, value in flags.items()])

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from osvos_tf.commands import cli, segment
 from osvos_tf.data import davis, tfrecord
 from osvos_tf.media import video
 from osvos_tf.network import model
 from osvos_tf.segmentation import inference
-from pipelines import cli, segment
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 
@@ -269,7 +269,8 @@ def test_variable_frame_rate(tmp_path):
 LONG = """
 import pathlib, re, sys
 import numpy as np
-from osvos_tf import inference, snapping, video, visualize
+from osvos_tf.media import video, visualize
+from osvos_tf.segmentation import inference, snapping
 
 frames, out = video.open_frames(sys.argv[1]), sys.argv[2]
 

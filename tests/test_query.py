@@ -7,13 +7,13 @@ import sys
 
 import pytest
 
+from osvos_tf.commands import cli, query, segment
 from osvos_tf.data import davis
 from osvos_tf.errors import InputError
 from osvos_tf.media import video
 from osvos_tf.network import model, saved_model
 from osvos_tf.serving import client
 from osvos_tf.serving import server as model_server
-from pipelines import cli, query, segment
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 HEIGHT, WIDTH = 48, 80  # of the invented tree

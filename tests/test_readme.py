@@ -19,11 +19,11 @@ from absl import flags
 from commands import SECONDS, Commands, in_background
 from readme import take_apart
 
+from osvos_tf.commands import cli
 from osvos_tf.data import painted_world
 from osvos_tf.errors import InputError
 from osvos_tf.media import video
 from osvos_tf.training import distribution
-from pipelines import cli
 
 SNIPPETS, SPANS = take_apart((conftest.REPOSITORY / "README.md").read_text(encoding="utf-8"))
 FIRST = next(snippet for snippet in SNIPPETS if snippet.language == "python")
@@ -33,8 +33,7 @@ PRINTED = [
 # What a shell starts -> the command's name.
 COMMANDS = {
     f".venv/bin/osvos-{path.stem.replace('_', '-')}": path.stem
-    for path in (conftest.REPOSITORY / "pipelines").glob("*.py")
-    if "def run()" in path.read_text(encoding="utf-8")
+    for path in (conftest.REPOSITORY / "pipelines").glob("[!_]*.py")
 }
 
 # Text of snippets that is replaced: training takes half a minute, and a port may be taken.
@@ -142,7 +141,7 @@ def is_run(text):
 
 
 def flags_of(name):
-    return importlib.import_module(f"pipelines.{name}").FLAGS
+    return importlib.import_module(f"osvos_tf.commands.{name}").FLAGS
 
 
 def takes(name, words):

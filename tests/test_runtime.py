@@ -88,21 +88,23 @@ def test_nowhere_to_keep_chatter(tmp_path):
 MASKS = """
 import hashlib, sys
 import numpy as np
-from osvos_tf import files, {first}
-from osvos_tf import layers, model, recipes, training
+import osvos_tf.{first}
+from osvos_tf.network import layers, model
+from osvos_tf.network.parents import PARENTS
+from osvos_tf.training import loop, recipes
 frames = np.random.default_rng(0).integers(0, 256, [1, 48, 64, 3], np.uint8)
 network = model.build_foreground(width_multiplier=0.1, start="scratch", seed=0)
 types = {{variable.dtype for variable in network.weights}}
-parent = model.load_model(files.PARENTS['compact'])
+parent = model.load_model(PARENTS['compact'])
 stage = recipes.ONE_SHOTS["paper"]
-rate = float(training._make_optimizer(stage).learning_rate)
+rate = float(loop._make_optimizer(stage).learning_rate)
 for predictor in (model.build_predictor(parent, height=24), model.build_predictor(network)):
     print(hashlib.sha256(predictor(frames).numpy().tobytes()).hexdigest())
 print(sorted(map(str, types)), abs(rate / stage.rate - 1) < 1e-3)
 """
 
 
-@pytest.mark.parametrize("first", ["model", "training"])
+@pytest.mark.parametrize("first", ["network.model", "training.loop"])
 def test_settings_of_keras_change_nothing(first, tmp_path):
     """No torch is installed here, so that its backend would fail at once."""
     settings = {"backend": "torch", "image_data_format": "channels_first", "floatx": "float16"}

@@ -12,13 +12,13 @@ import pytest
 from PIL import Image
 
 import osvos_tf
+from osvos_tf.commands import cli, segment
 from osvos_tf.data import davis
 from osvos_tf.errors import InputError
 from osvos_tf.evaluation import metrics
 from osvos_tf.media import video
-from osvos_tf.network import model
+from osvos_tf.network import DEFAULT_THRESHOLD, model
 from osvos_tf.segmentation import inference, snapping
-from pipelines import cli, segment
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 HEIGHT, WIDTH = 48, 80  # of the invented tree
@@ -99,10 +99,7 @@ def test_masks_are_what_the_specialist_says(arguments, bear):
     run({**arguments, "snap": "none", "follow": False})
     network = osvos_tf.load_model(arguments["out"] / "specialist.keras")
     frames = np.stack([frame for _, frame in video.open_frames(arguments["frames"])])
-    expected = (
-        model.build_predictor(network).predict(frames, verbose=0)[..., 0]
-        > inference.DEFAULT_THRESHOLD
-    )
+    expected = model.build_predictor(network).predict(frames, verbose=0)[..., 0] > DEFAULT_THRESHOLD
     found = np.stack(list(read_masks(arguments["out"] / "masks").values()))
     assert np.mean(found[1:] == expected[1:]) > 0.999  # another batch size may round another way
     np.testing.assert_array_equal(found[0], video.read_mask(arguments["mask"]))  # as it was given

@@ -16,14 +16,14 @@ import pytest
 import quick_specialist
 from commands import SECONDS, in_background, wait_for
 
-from osvos_tf import files
+from osvos_tf.commands import cli, evaluate, segment, segment_dataset
 from osvos_tf.data import davis
 from osvos_tf.errors import InputError
 from osvos_tf.jobs import dispatch, engines, video_job, worker, worklist
 from osvos_tf.media import video
 from osvos_tf.network import model
+from osvos_tf.network.parents import PARENTS
 from osvos_tf.segmentation import options, specialist
-from pipelines import cli, evaluate, segment, segment_dataset
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 JOB = REPOSITORY / "deploy" / "segment_dataset.job.yaml"
@@ -305,12 +305,12 @@ def test_folders_of_somebody_else_are_refused_before_any_work(
 def test_the_parent_that_comes_with_the_package_is_known_by_its_content(
     run, quick, arguments, parent, monkeypatch
 ):
-    monkeypatch.setitem(files.PARENTS, "full", parent)
+    monkeypatch.setitem(PARENTS, "full", parent)
     flags = {**arguments, "parent": None}
     assert run(flags) == ["bear", "goat"] and run(flags) == []
     other = arguments["out"].parent / "other.keras"
     other.write_bytes(parent.read_bytes() + b"another version")
-    monkeypatch.setitem(files.PARENTS, "full", other)
+    monkeypatch.setitem(PARENTS, "full", other)
     with pytest.raises(InputError, match="another parent"):
         run(flags)
     assert run({**flags, "overwrite": "true"}) == ["bear", "goat"]

@@ -12,8 +12,8 @@ import pytest
 import requests
 import toy_model
 
+from osvos_tf.commands import cli, serve
 from osvos_tf.errors import InputError
-from pipelines import cli, serve
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 SECONDS = 120

@@ -12,16 +12,16 @@ from conftest import paint
 from PIL import Image
 
 import osvos_tf
-from osvos_tf import files
+from osvos_tf.commands import cli, segment
 from osvos_tf.data import davis
 from osvos_tf.errors import InputError
 from osvos_tf.evaluation import metrics
 from osvos_tf.media import video
 from osvos_tf.network import model
+from osvos_tf.network.parents import PARENTS
 from osvos_tf.segmentation import specialist
 from osvos_tf.segmentation.options import LearnOptions, SegmentOptions
 from osvos_tf.training import recipes
-from pipelines import cli, segment
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 QUICK = {"updates": 2, "precision": "float32"}
@@ -511,4 +511,4 @@ def test_flags_and_options_have_the_same_names_and_defaults():
     assert cli.read_options(LearnOptions, args) == LearnOptions()
     assert cli.read_options(SegmentOptions, args) == SegmentOptions()
     assert json.loads(json.dumps(dataclasses.asdict(LearnOptions())))["parent"] == "full"
-    assert all(path.is_file() for path in files.PARENTS.values())
+    assert all(path.is_file() for path in PARENTS.values())

@@ -44,4 +44,4 @@ def test_a_probe_copies_and_counts_what_it_moves():
 
 
 def test_start_up_times_every_installed_command():
-    assert {"pipelines.segment", "pipelines.demo"} <= set(startup.commands())
+    assert {"osvos_tf.commands.segment", "osvos_tf.commands.demo"} <= set(startup.commands())

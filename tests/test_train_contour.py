@@ -8,10 +8,10 @@ import pytest
 from conftest import draw_bsds, paint
 
 import osvos_tf
+from osvos_tf.commands import cli, train_contour
 from osvos_tf.data import tfrecord
 from osvos_tf.errors import InputError
 from osvos_tf.network import model
-from pipelines import cli, train_contour
 
 TINY = {
     "recipe": "scratch",

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from commands import SECONDS, in_background, wait_for
 
+from osvos_tf.commands import cli, train_parent
 from osvos_tf.errors import InputError
 from osvos_tf.network import model
-from pipelines import cli, train_parent
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 

@@ -13,12 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from osvos_tf import files, results
+from osvos_tf import results
 from osvos_tf.errors import InputError
 from osvos_tf.jobs import video_job
 from osvos_tf.jobs.video_job import VideoJob
 from osvos_tf.media import video
 from osvos_tf.network import model
+from osvos_tf.network.parents import PARENTS
 from osvos_tf.segmentation.options import LearnOptions, SegmentOptions
 
 NAMES = ["00000", "00001", "00002", "00003"]
@@ -275,7 +276,7 @@ def test_all_options_decide_over_results(job):
 
 
 def test_the_parent_of_the_package_counts_by_its_content(job, out, monkeypatch):
-    monkeypatch.setitem(files.PARENTS, "compact", pathlib.Path(job.learn.parent))
+    monkeypatch.setitem(PARENTS, "compact", pathlib.Path(job.learn.parent))
     assert change(job, parent="compact").find_fault() is None
 
 

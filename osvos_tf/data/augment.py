@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from osvos_tf.training.recipes import Augmentation
+from osvos_tf.data.augmentation import Augmentation
 
 VOID = 255
 _SPLITS = 5

@@ -11,8 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from osvos_tf.data import augment, tfrecord
+from osvos_tf.data.augmentation import Augmentation
 from osvos_tf.errors import InputError
-from osvos_tf.training.recipes import Augmentation
 
 
 def parent_dataset(

@@ -21,6 +21,7 @@ import numpy as np
 from osvos_tf import files, results, runtime
 from osvos_tf.errors import InputError
 from osvos_tf.media import video, visualize
+from osvos_tf.network.parents import PARENTS
 from osvos_tf.progress import OnProgress
 from osvos_tf.segmentation import annotations, inference
 from osvos_tf.segmentation.annotations import Annotation
@@ -79,7 +80,7 @@ class VideoJob:
         """
         learn = dataclasses.asdict(self.learn)
         parent = self.learn.parent
-        learn["parent"] = _identify(files.PARENTS.get(parent, pathlib.Path(parent)))
+        learn["parent"] = _identify(PARENTS.get(parent, pathlib.Path(parent)))
         segment = dataclasses.asdict(self.segment)
         segment["contour"] = self.segment.contour and _identify(self.segment.contour)
         masks = [split_mask(mask) for mask in self.masks]

@@ -27,8 +27,7 @@ from google.protobuf.message import Message
 
 from osvos_tf import files
 from osvos_tf.errors import InputError, missing_package
-from osvos_tf.network import model
-from osvos_tf.segmentation.inference import DEFAULT_THRESHOLD
+from osvos_tf.network import DEFAULT_THRESHOLD, model
 
 if TYPE_CHECKING:
     import keras

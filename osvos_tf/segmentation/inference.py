@@ -9,14 +9,13 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from osvos_tf.network import DEFAULT_THRESHOLD
+
 T = TypeVar("T")
 R = TypeVar("R")
 # From uint8 [batch, height, width, 3] to float32 [batch, height, width, 1], or a dict of those.
 Predict = Callable[[np.ndarray], Any]
 
-# Above one half, because the class-balanced loss counts the rarer class, the object, as heavily as
-# the background. Best or within 0.01 J of it in what we measured; the authors used 0.64 and 0.76.
-DEFAULT_THRESHOLD = 0.7
 BATCH_SIZE = 4  # frames in one call of the network
 
 # The window that follows an object. Its margin on each side is a part of the object's own height or

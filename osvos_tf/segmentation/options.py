@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from osvos_tf import files
 from osvos_tf.errors import InputError
-from osvos_tf.segmentation.inference import DEFAULT_THRESHOLD
+from osvos_tf.network import DEFAULT_THRESHOLD
+from osvos_tf.network.parents import PARENTS
 from osvos_tf.training import recipes
 
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -187,7 +187,7 @@ def _recipe_for(parent: str) -> str:
         return "scratch"
     from osvos_tf.network import keras_file  # HDF5, which --help should not wait for
 
-    path = files.PARENTS.get(parent, Path(os.path.expanduser(parent)))
+    path = PARENTS.get(parent, Path(os.path.expanduser(parent)))
     return "imagenet" if keras_file.colour_scale(path) == 1 else "scratch"
 
 

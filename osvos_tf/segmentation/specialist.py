@@ -29,7 +29,8 @@ from PIL import Image
 from osvos_tf import files, results, runtime
 from osvos_tf.errors import InputError
 from osvos_tf.media import video
-from osvos_tf.network import model
+from osvos_tf.network import DEFAULT_THRESHOLD, model
+from osvos_tf.network.parents import PARENTS
 from osvos_tf.progress import OnProgress, Progress
 from osvos_tf.segmentation import annotations as annotated
 from osvos_tf.segmentation import inference, snapping
@@ -176,7 +177,7 @@ class Specialist:
         folder: str | os.PathLike[str],
         *,
         contour: str | os.PathLike[str] | None = None,
-        threshold: float = inference.DEFAULT_THRESHOLD,
+        threshold: float = DEFAULT_THRESHOLD,
         version: int | None = None,
     ) -> pathlib.Path:
         """Writes the next version of a model that TensorFlow Serving runs.
@@ -464,8 +465,8 @@ def _open(source: Source) -> video.Frames:
 
 def _parent(options: LearnOptions, frame_height: int) -> keras.Model:
     """Returns the network that training starts from."""
-    if options.parent in files.PARENTS:
-        return model.load_model(files.PARENTS[options.parent])
+    if options.parent in PARENTS:
+        return model.load_model(PARENTS[options.parent])
     if options.parent != "random":
         return _foreground(os.path.expanduser(options.parent))
     network = model.build_foreground(

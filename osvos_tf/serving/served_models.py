@@ -348,5 +348,5 @@ def _require_loaded(model: ServedModel) -> None:
     raise InputError(
         f"No version of model {model.name!r} in {model.base_path}: wanted a SavedModel in a folder "
         f"with a number for a name, such as {model.base_path / '1'}. Found: {found}. Export one "
-        "with pipelines.export_saved_model."
+        "with export_saved_model."
     )

@@ -8,25 +8,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-
-@dataclasses.dataclass(frozen=True)
-class Augmentation:
-    """How one (image, mask) pair is varied; see `augment.augment`."""
-
-    flip: bool = False  # left and right swapped half of the time
-    scales: tuple[float, ...] = ()  # the frame resized by one of these; its size changes
-    zoom: tuple[float, float] = (1.0, 1.0)  # log-uniform factor about the view's centre
-    shift: float = 0.0  # the view's centre moves by up to this fraction of the frame
-    rotation: float = 0.0  # degrees, either way
-    gain: float = 0.0  # brightness and each colour channel by up to this fraction, either way
-    light: float = 1.0  # one side of a random line lighter or darker by up to this factor
-    paste: float = 0.0  # probability that another view's object is laid over this view
-    crop: float = 1.0  # part of the frame's height and width in a view; below 1 it seeks the object
-
-    @property
-    def moves(self) -> bool:
-        """Whether views are anything but the frame as it is."""
-        return self.zoom != (1.0, 1.0) or self.crop != 1 or bool(self.shift or self.rotation)
+from osvos_tf.data.augmentation import Augmentation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +35,7 @@ class Stage:
     # First prefix that fits the layer's name -> factor on its kernel's rate.
     rate_factors: tuple[tuple[str, float], ...] = ()
     bias_factor: float = 1.0  # on top, for biases
-    augmentation: Augmentation = Augmentation()
+    augmentation: Augmentation = Augmentation()  # noqa: RUF009 (frozen, too)
 
     def __post_init__(self) -> None:
         """Raises ValueError for numbers that no training can follow."""

@@ -29,10 +29,8 @@ from typing import Any, NoReturn, TypeVar
 import tqdm
 from absl import flags
 
-import pipelines
-from osvos_tf import __version__
+from osvos_tf import __version__, commands
 from osvos_tf.errors import InputError
-from osvos_tf.runtime import import_tensorflow, versions  # noqa: F401 (handed on)
 
 # Headings with the names of the flags below them, for `--help`.
 Groups = Sequence[tuple[str, Sequence[str]]]
@@ -436,7 +434,7 @@ def _stoppable() -> Iterator[None]:
     finally:
         at_work = False
         for number in set(_STOPPED) - ignored:
-            signal.signal(number, pipelines.leave)
+            signal.signal(number, commands.leave)
 
 
 def _judge(error: BaseException) -> tuple[object, int | None]:
@@ -472,7 +470,7 @@ def _stop(number: int, frame: FrameType | None) -> NoReturn:
     """
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
-            pipelines.leave(number, frame)
+            commands.leave(number, frame)
         frame = frame.f_back
     _came.append(number)
     if number == signal.SIGINT:

@@ -17,17 +17,17 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from osvos_tf import results
+from osvos_tf import results, runtime
+from osvos_tf.commands import cli
 from osvos_tf.errors import InputError
 from osvos_tf.files import (
-    PARENTS,
     ensure_writable,
     read_json,
     remove_leftovers,
     write_json,
 )
+from osvos_tf.network.parents import PARENTS
 from osvos_tf.training import recipes
-from pipelines import cli
 
 if TYPE_CHECKING:
     from osvos_tf.data import tfrecord
@@ -185,7 +185,7 @@ def _train(
     make_records: Callable[[pathlib.Path], None] | None,
 ) -> None:
     """Trains in a work folder that has proved good; `precision` is that of an earlier run."""
-    cli.import_tensorflow()
+    runtime.import_tensorflow()
     from osvos_tf.data import input_pipeline
     from osvos_tf.network import model
     from osvos_tf.training import distribution

@@ -1,0 +1,424 @@
+"""Scores results against a DAVIS split: J, F and T as the benchmark computes them.
+
+    python -m pipelines.evaluate --davis=DAVIS --results=one-shot:results --out=evaluation
+
+reads `RESULTS/<sequence>/<frame>.png` (or `RESULTS/<sequence>/masks/<frame>.png`, as `segment
+--out=RESULTS/<sequence>` leaves them), prints a table and leaves `global.csv`,
+`per_sequence.csv`, `per_frame.csv`, `report.html` and `run.json` (version, flags, seconds). Repeat
+`--results=name:DIR` to compare methods. The same command again scores what the masks are by then.
+The 20 sequences of DAVIS-2016 val take about two minutes a method on two cores.
+"""
+
+import concurrent.futures
+import contextlib
+import datetime
+import hashlib
+import multiprocessing
+import os
+import pathlib
+import signal
+import threading
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from absl import flags
+
+import osvos_tf
+from osvos_tf import results
+from osvos_tf.commands import cli
+from osvos_tf.data import davis
+from osvos_tf.errors import InputError
+from osvos_tf.evaluation import metrics, report, report_page
+from osvos_tf.media import video
+
+FLAGS = flags.FlagValues()
+cli.define_path("davis", None, "DAVIS root.", required=True, flag_values=FLAGS)
+cli.define_paths(
+    "results",
+    None,
+    "Results folder, or NAME:FOLDER to name the method. Repeatable.",
+    required=True,
+    flag_values=FLAGS,
+)
+cli.define_path(
+    "out", None, "Folder for the tables and the report.", required=True, flag_values=FLAGS
+)
+flags.DEFINE_string("split", "val", "Name of a list in ImageSets.", flag_values=FLAGS)
+flags.DEFINE_string("resolution", "480p", "Folder below Annotations.", flag_values=FLAGS)
+flags.DEFINE_list(
+    "sequences", [], "Sequences to score, by comma; unset: all of the split.", flag_values=FLAGS
+)
+flags.DEFINE_bool(
+    "allow_missing",
+    False,
+    "Score what is there and leave out frames and sequences without a mask; the tables say so.",
+    flag_values=FLAGS,
+)
+cli.define_overwrite(FLAGS)
+GROUPS = (
+    ("What you need", ("davis", "results", "out", "split", "sequences", "overwrite")),
+    ("What is scored", ("resolution", "allow_missing")),
+)
+
+_CHECKSUMS = "checksums"  # in the record: of the tables and the report, as they were written
+
+
+class _Task(NamedTuple):
+    """One sequence of one method.
+
+    Attributes:
+        method: its name.
+        sequence: a `davis.Sequence`.
+        paths: the result mask of each scored frame; None where there is none.
+    """
+
+    method: str
+    sequence: davis.Sequence
+    paths: tuple[pathlib.Path | None, ...]
+
+
+def main(args: flags.FlagValues) -> None:
+    """Flags -> sequences and methods -> scores, in parallel -> tables and the report."""
+    methods = _methods(args.results)
+    sequences = davis.read_split(
+        args.davis, args.split, resolution=args.resolution, sequences=args.sequences
+    )
+    _require_scorable(sequences)
+    tasks = {
+        (task.method, task.sequence.name): task
+        for method, folder in methods.items()
+        for task in _find_tasks(method, folder, sequences, args.allow_missing)
+    }
+    work = _work(args, methods)
+    inputs = [args.davis, *methods.values(), *_folders(tasks.values())]
+    results.require_place(args.out, work, overwrite=args.overwrite, inputs=inputs)
+    if not args.overwrite:
+        _require_unchanged(args.out)
+    with results.draft(args.out, work, overwrite=args.overwrite) as draft:
+        draft.worth_keeping = False  # nor is what a killed run has left
+        started = time.monotonic()
+        scores = _score(methods, tasks)
+        texts = {**report.csv_tables(scores), "report.html": _page(args, scores, sequences, tasks)}
+        report.write(draft.folder, texts)
+        draft.publish(
+            {
+                "versions": {"osvos_tf": osvos_tf.__version__},
+                "flags": {name: args[name].value for name in sorted(args)},
+                "seconds": round(time.monotonic() - started, 3),
+                _CHECKSUMS: {name: _checksum(text.encode()) for name, text in texts.items()},
+            }
+        )
+    names = [sequence.name for sequence in sequences]
+    print(report.format_table(scores, names))
+    if not args.sequences:
+        _print_strangers(methods, {*names, pathlib.Path(args.out).name}, args.split)
+    print(f"Wrote {', '.join(list(texts)[:-1])} and report.html to {args.out}")
+
+
+def run() -> None:
+    """Runs the console command."""
+    cli.run(main, FLAGS, __doc__ or "", GROUPS)
+
+
+def _methods(values: Sequence[str]) -> dict[str, pathlib.Path]:
+    """Returns method name -> folder, in the order of the flags."""
+    methods: dict[str, pathlib.Path] = {}
+    for value in values:
+        name, _, folder = value.rpartition(":")
+        if not name or pathlib.Path(value).is_dir():
+            name, folder = pathlib.Path(value).resolve().name, value
+        if not pathlib.Path(folder).is_dir():
+            raise InputError(f"No results folder {folder}. Wanted --results=DIR or NAME:DIR.")
+        if name in methods:
+            raise InputError(f"Two --results are called {name!r}. Name them: --results=NAME:DIR.")
+        methods[name] = pathlib.Path(folder)
+    return methods
+
+
+def _work(args: flags.FlagValues, methods: Mapping[str, pathlib.Path]) -> dict[str, Any]:
+    """Returns what is scored, for `results.draft`; masks count by their folders alone."""
+    return {
+        "command": "evaluate",
+        "davis": os.path.realpath(args.davis),
+        "results": [[method, os.path.realpath(folder)] for method, folder in methods.items()],
+        "split": args.split,
+        "resolution": args.resolution,
+        "sequences": list(args.sequences),
+        "allow_missing": args.allow_missing,
+    }
+
+
+def _folders(tasks: Collection[_Task]) -> set[pathlib.Path]:
+    """Returns the folders of the frames, annotations and masks that are read."""
+    files = {path for task in tasks for path in task.paths if path}
+    for task in tasks:
+        files |= {task.sequence.frames[0].image, _annotation(task.sequence.frames[0])}
+    return {path.parent for path in files}
+
+
+def _require_unchanged(out: str) -> None:
+    """Raises InputError where somebody has changed a finished table or report."""
+    known = (results.read_record(out) or {}).get(_CHECKSUMS, {})
+    for name, checksum in known.items():
+        path = pathlib.Path(out, name)
+        if path.is_file() and _checksum(path.read_bytes()) != checksum:
+            raise InputError(
+                f"{path} was changed after it had been written. Name another folder to keep it, or "
+                "replace it with --overwrite."
+            )
+
+
+def _checksum(content: bytes) -> str:
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+def _require_scorable(sequences: Sequence[davis.Sequence]) -> None:
+    for sequence in sequences:
+        if len(sequence.frames) < 3:
+            raise InputError(
+                f"Sequence {sequence.name!r} has {len(sequence.frames)} frames. DAVIS does not "
+                "score the first and the last, so at least 3 are needed."
+            )
+
+
+def _find_tasks(
+    method: str,
+    folder: pathlib.Path,
+    sequences: Sequence[davis.Sequence],
+    allow_missing: bool,
+) -> list[_Task]:
+    """Returns a `_Task` for each sequence that there are masks for.
+
+    Raises:
+        InputError: there are none at all, or some are missing and that is not allowed.
+    """
+    tasks = []
+    for sequence in sequences:
+        place = _place(folder, sequence.name)
+        names = [f"{frame.name}.png" for frame in sequence.frames[1:-1]]
+        paths: tuple[pathlib.Path | None, ...] = (None,) * len(names)
+        if place is not None:
+            paths = tuple(place / name if (place / name).is_file() else None for name in names)
+            if not allow_missing:
+                _require_all(place, names, paths)
+        tasks.append(_Task(method, sequence, paths))
+    scored = [task for task in tasks if any(task.paths)]
+    if not scored:
+        raise InputError(
+            f"No mask to score in {folder}: wanted {folder}/<sequence>/<frame>.png for "
+            f"{_some([sequence.name for sequence in sequences])}. Found there: {_listing(folder)}. "
+            "Name the folder that holds a folder for each sequence."
+        )
+    if len(scored) < len(tasks) and not allow_missing:
+        absent = [task.sequence.name for task in tasks if not any(task.paths)]
+        raise InputError(
+            f"No results for sequence {_some([repr(name) for name in absent])} in {folder}: wanted "
+            f"{folder / absent[0]}/<frame>.png. Found there: {_listing(folder)}. Name the "
+            "sequences to score with --sequences, or score what is there with --allow_missing."
+        )
+    return scored
+
+
+def _print_strangers(
+    methods: Mapping[str, pathlib.Path], names: Collection[str], split: str
+) -> None:
+    """Says which folders look like results and are not, as the split has no such sequence."""
+    for method, folder in methods.items():
+        found = {name for name in _visible(folder) if (folder / name).is_dir()}
+        if strangers := sorted(found - set(names)):
+            print(f"{method}: not in {split}, so not scored: {_some(strangers)}")
+
+
+def _place(folder: pathlib.Path, name: str) -> pathlib.Path | None:
+    """Returns the folder that a sequence's masks lie in, None if there is none."""
+    for place in (folder / name / "masks", folder / name):
+        if place.is_dir():
+            return place
+    return None
+
+
+def _require_all(
+    place: pathlib.Path, names: Sequence[str], paths: Sequence[pathlib.Path | None]
+) -> None:
+    missing = [name for name, path in zip(names, paths, strict=True) if path is None]
+    if missing:
+        raise InputError(
+            f"{len(missing)} of {len(names)} masks are missing in {place}: {_some(missing)}. "
+            f"Found there: {_listing(place)}. Complete them, or leave these frames out of the "
+            "scores with --allow_missing."
+        )
+
+
+def _listing(folder: pathlib.Path) -> str:
+    return _some(_visible(folder)) or "nothing"
+
+
+def _visible(folder: pathlib.Path) -> list[str]:
+    """Returns what a file manager would show; unfinished results are hidden."""
+    return sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    """Lists the first few names."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if names[most:] else "")
+
+
+def _score(
+    methods: Collection[str], tasks: Mapping[tuple[str, str], _Task]
+) -> dict[str, list[report.SequenceResult]]:
+    """Returns the results of every method, in order of the sequences."""
+    scores: dict[str, list[report.SequenceResult]] = {method: [] for method in methods}
+    with cli.Progress("Scoring", len(tasks), "sequence") as progress:
+        scored: dict[tuple[str, str], report.SequenceResult] = {}
+        for key, result in _score_all(tasks):
+            scored[key] = result
+            progress.advance(note=": ".join(key))
+    for key in tasks:
+        scores[key[0]].append(scored[key])
+    return scores
+
+
+def _score_all(
+    tasks: Mapping[tuple[str, str], _Task],
+) -> Iterator[tuple[tuple[str, str], report.SequenceResult]]:
+    """Yields the `SequenceResult` of each task, as they come, computed on all cores."""
+    workers = min(len(tasks), os.cpu_count() or 1)
+    if workers == 1:
+        for key, task in tasks.items():
+            yield key, _score_sequence(task)
+        return
+    # The longest go first, so that none is left running alone at the end.
+    order = sorted(tasks, key=lambda key: len(tasks[key].sequence.frames), reverse=True)
+    pool = concurrent.futures.ProcessPoolExecutor(
+        workers, mp_context=multiprocessing.get_context("spawn"), initializer=_become_worker
+    )
+    try:
+        with cli.finishing(""), _deaf_to_interrupts():
+            futures = {pool.submit(_score_sequence, tasks[key]): key for key in order}
+        for future in concurrent.futures.as_completed(futures):
+            yield futures[future], future.result()
+    except BaseException:
+        for worker in multiprocessing.active_children():
+            worker.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Lets Ctrl-C wait; processes that are started meanwhile leave it to this one for good."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _become_worker() -> None:
+    """Prepares a process that scores, and sees to it that it ends when its parent was killed."""
+    cv2.setNumThreads(1)  # the processes share the cores, not OpenCV's threads
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()  # type: ignore[union-attr]  # there is one
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _score_sequence(task: _Task) -> report.SequenceResult:
+    """Scores one sequence of one method; may run in a process of its own."""
+    frames = task.sequence.frames
+    truth = np.stack([video.read_mask(_annotation(frame), picked_by=None) for frame in frames])
+    void = truth == video.VOID
+    truth = truth == 1
+    masks = np.zeros_like(truth)
+    scored = [index for index, path in enumerate(task.paths, start=1) if path]
+    for index, path in enumerate(task.paths, start=1):
+        if path:
+            masks[index] = _read_result(path, truth.shape[1:])
+    some_void = void if void.any() else None
+    if len(scored) == len(task.paths):
+        scores = metrics.sequence_scores(masks, truth, some_void)
+    else:  # T compares neighbours, so a sequence with gaps has none
+        arrays = masks[scored], truth[scored], None if some_void is None else void[scored]
+        scores = metrics.SequenceScores(
+            np.asarray(metrics.region_similarity(*arrays)),
+            np.asarray(metrics.boundary_accuracy(*arrays)),
+            np.nan,
+        )
+    return report.SequenceResult(
+        task.sequence.name,
+        tuple(frames[index].name for index in scored),
+        scores,
+        expected=tuple(frame.name for frame in frames[1:-1]),
+    )
+
+
+def _annotation(frame: davis.Frame) -> pathlib.Path:
+    assert frame.mask is not None  # `davis.read_split` has looked
+    return frame.mask
+
+
+def _read_result(path: pathlib.Path, size: tuple[int, ...]) -> np.ndarray:
+    """Reads a result mask, bool [height, width]."""
+    mask = video.read_mask(path, picked_by=None)
+    if mask.shape != size:
+        raise InputError(
+            f"Mask {path} is {mask.shape[1]}x{mask.shape[0]}, the annotation is "
+            f"{size[1]}x{size[0]} (width x height). Results must have the frames' own size."
+        )
+    return mask == 1
+
+
+def _page(
+    args: flags.FlagValues,
+    scores: report.Results,
+    sequences: Sequence[davis.Sequence],
+    tasks: Mapping[tuple[str, str], _Task],
+) -> str:
+    """Returns `report.html`."""
+    worst = report.worst_frames(scores)
+    return report_page.render(
+        scores,
+        [sequence.name for sequence in sequences],
+        [_example(tasks[method, row.sequence], row, index) for method, row, index in worst],
+        split=args.split,
+        resolution=args.resolution,
+        date=datetime.date.today(),
+        version=osvos_tf.__version__,
+    )
+
+
+def _example(task: _Task, result: report.SequenceResult, index: int) -> report_page.Example:
+    """Reads again what the scores of one frame came from."""
+    position = result.expected.index(result.frames[index])
+    frame, path = task.sequence.frames[position + 1], task.paths[position]
+    assert path is not None  # it was scored
+    image = video.open_frames(frame.image.parent).read(frame.name)
+    truth = video.read_mask(_annotation(frame), picked_by=None)
+    if image.shape[:2] != truth.shape:
+        raise InputError(
+            f"Frame {frame.image} is {image.shape[1]}x{image.shape[0]}, its annotation "
+            f"{truth.shape[1]}x{truth.shape[0]} (width x height). Is the DAVIS tree complete?"
+        )
+    return report_page.Example(
+        method=task.method,
+        sequence=result.sequence,
+        frame=frame.name,
+        J=float(result.scores.J[index]),
+        F=float(result.scores.F[index]),
+        image=image,
+        mask=_read_result(path, truth.shape),
+        truth=truth,
+    )
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,173 @@
+r"""Serves SavedModels over gRPC and REST, as TF Serving does, where there is no TF Serving.
+
+    python -m pipelines.serve --model=dog:saved_models/dog
+    python -m pipelines.serve --model_config=saved_models/models.config
+
+says where it listens once the models are loaded, about 10 seconds later. It takes the largest
+version that loads, looks for new ones every second, and moves over to one without dropping a
+request. Ctrl-C or SIGTERM ends it when the requests in flight are answered.
+
+    curl http://127.0.0.1:8501/v1/models/dog            # the versions, and their state
+    curl http://127.0.0.1:8501/v1/models/dog/metadata   # signatures
+    curl http://127.0.0.1:8501/metrics                  # for Prometheus
+"""
+
+import logging
+import re
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from absl import flags
+
+from osvos_tf import runtime
+from osvos_tf.commands import cli
+from osvos_tf.errors import InputError, missing_package
+
+if TYPE_CHECKING:
+    from osvos_tf.serving import server as model_server
+
+FLAGS = flags.FlagValues()
+cli.define_paths(
+    "model",
+    None,
+    "NAME:DIR, the model's name for clients and the folder that holds a folder for each version. "
+    "Repeatable.",
+    flag_values=FLAGS,
+)
+cli.define_path(
+    "model_config",
+    None,
+    "TF Serving's text file of models, instead of --model: model_config_list { config { ... } }.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_string(
+    "host",
+    "127.0.0.1",
+    "Address to listen on. There is no authentication: 0.0.0.0 lets anyone in who can reach it.",
+    flag_values=FLAGS,
+)
+for _name, _default in (("rest_port", 8501), ("grpc_port", 8500)):
+    flags.DEFINE_integer(
+        _name,
+        _default,
+        "Port to listen on; 0 takes a free one.",
+        lower_bound=0,
+        upper_bound=65535,
+        flag_values=FLAGS,
+    )
+flags.DEFINE_integer(
+    "queue",
+    64,
+    "Requests that may wait. One more is refused at once: RESOURCE_EXHAUSTED, over REST 503.",
+    lower_bound=0,
+    flag_values=FLAGS,
+)
+flags.DEFINE_integer(
+    "workers",
+    1,
+    "Model calls at the same time. One call keeps all cores busy.",
+    lower_bound=1,
+    flag_values=FLAGS,
+)
+flags.DEFINE_integer(
+    "max_request_mb",
+    64,
+    "Largest request in 2^20 bytes.",
+    lower_bound=1,
+    upper_bound=2047,
+    flag_values=FLAGS,
+)
+flags.DEFINE_float(
+    "max_megapixels",
+    10.0,
+    "Most pixels in all images of a request together, in millions. They decide how much memory a "
+    "request takes: 0.9 GB for a million with a network of full width.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_float(
+    "poll_seconds", 1.0, "Time between two looks for new versions.", flag_values=FLAGS
+)
+GROUPS = (
+    ("What you need", ("model", "model_config", "rest_port", "grpc_port", "host")),
+    ("Limits", ("queue", "workers", "max_request_mb", "max_megapixels")),
+    ("New versions", ("poll_seconds",)),
+)
+
+
+def main(args: flags.FlagValues) -> None:
+    """Flags -> models -> a server, until a signal ends it."""
+    cli.require_positive(args, "max_megapixels", "poll_seconds")
+    named = _models(args.model or [])
+    if bool(named) == bool(args.model_config):
+        raise InputError("Wanted models: either --model=NAME:DIR or --model_config=FILE.")
+
+    runtime.import_tensorflow()
+    try:
+        from osvos_tf.serving import served_models
+        from osvos_tf.serving import server as model_server
+    except ImportError as error:
+        raise missing_package("Serving", "serving", error) from error
+
+    models = named or served_models.read_config(args.model_config)
+    _log()
+    server = model_server.ModelServer(
+        models,
+        host=args.host,
+        rest_port=args.rest_port,
+        grpc_port=args.grpc_port,
+        poll_seconds=args.poll_seconds,
+        limits=model_server.Limits(
+            queue=args.queue,
+            workers=args.workers,
+            request_bytes=args.max_request_mb << 20,
+            pixels=int(args.max_megapixels * 1e6),
+        ),
+    )
+    with server:
+        print(_describe(server), flush=True)
+        while True:  # until a signal; one that another thread received is noticed on waking up
+            time.sleep(0.5)
+
+
+def run() -> None:
+    """The console command."""
+    cli.run(main, FLAGS, __doc__, GROUPS)
+
+
+def _models(values: Sequence[str]) -> dict[str, str]:
+    """Returns {name: folder} for the values of --model."""
+    models: dict[str, str] = {}
+    for value in values:
+        name, colon, folder = value.partition(":")
+        if not colon or not folder or not re.fullmatch(r"[^/:\s]+", name):
+            raise InputError(
+                f"Wanted --model=NAME:DIR, such as dog:saved_models/dog. Got {value!r}."
+            )
+        if name in models:
+            raise InputError(f"Two --model flags are called {name!r}. Give each its own name.")
+        models[name] = folder
+    return models
+
+
+def _log() -> None:
+    """Shows which versions come and go, and faults; on standard error."""
+    logging.basicConfig(format="%(asctime)s %(message)s")
+    logging.getLogger("osvos_tf").setLevel(logging.INFO)
+    # Its errors are clients that speak no HTTP.
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
+
+
+def _describe(server: "model_server.ModelServer") -> str:
+    """Returns what is served and where."""
+    host = f"[{server.host}]" if ":" in server.host else server.host
+    lines = [
+        f"Serving {model.name}, version {model.version}, from {model.base_path}"
+        for model in server.models
+    ]
+    rest = f"http://{host}:{server.rest_port}/v1/models/{next(iter(server.models)).name}"
+    return "\n".join([*lines, f"REST: {rest}", f"gRPC: {host}:{server.grpc_port}"])
+
+
+if __name__ == "__main__":
+    run()

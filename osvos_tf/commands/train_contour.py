@@ -1,0 +1,93 @@
+r"""Trains the contour network: where in any picture one thing ends and another begins.
+
+    python -m pipelines.train_contour --bsds=BSDS500 --workdir=runs/contour \
+        --recipe=scratch --weights=random --width_multiplier=0.5
+
+leaves `contour.keras`, `records/`, `checkpoints/` and TensorBoard `summaries/` in the work folder.
+A run that was stopped goes on from its last checkpoint when the same command is given again.
+`segment --snap=contour --contour=contour.keras` uses it.
+"""
+
+import pathlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from absl import flags
+
+from osvos_tf.commands import cli, training_command
+from osvos_tf.data import davis
+from osvos_tf.errors import InputError
+from osvos_tf.training import recipes
+
+if TYPE_CHECKING:
+    import numpy as np
+
+TASK = training_command.Task(
+    network="build_contour",
+    file="contour.keras",
+    recipes=recipes.CONTOURS,
+    square=True,
+    keeps_height=False,
+    source=("bsds", "split", "label_maps", "images"),
+)
+FLAGS = flags.FlagValues()
+cli.define_path(
+    "bsds", None, "BSDS500: the folder that holds images and groundTruth.", flag_values=FLAGS
+)
+flags.DEFINE_string("split", "train", "Split of BSDS500 to learn from.", flag_values=FLAGS)
+cli.define_path(
+    "label_maps",
+    None,
+    "Instead: a folder of images and label maps (PNG, or .mat as PASCAL-Context has them), in "
+    "images/ and labels/ or side by side. Contours are where two labels meet.",
+    flag_values=FLAGS,
+)
+cli.define_path(
+    "images", None, "Folder of the images, where --label_maps holds maps only.", flag_values=FLAGS
+)
+training_command.define_flags(FLAGS, TASK)
+
+_SHARDS = 4
+
+
+def main(args: flags.FlagValues) -> None:
+    """Flags -> annotated images -> `offline.train`."""
+    sequence, read_contours = _source(args)
+
+    def make_records(folder: pathlib.Path) -> None:
+        from osvos_tf.data import tfrecord
+
+        count = len(sequence.frames)
+        with cli.Progress("Converting", total=count, unit="image") as progress:
+            tfrecord.write_records(
+                [sequence],
+                folder,
+                "contours",
+                shards=min(_SHARDS, count),
+                progress=progress.over,
+                read_mask=read_contours,
+            )
+
+    training_command.train(args, TASK, make_records)
+
+
+def run() -> None:
+    """The console command."""
+    cli.run(main, FLAGS, __doc__, training_command.groups(*TASK.source))
+
+
+def _source(
+    args: flags.FlagValues,
+) -> "tuple[davis.Sequence, Callable[[str], np.ndarray]]":
+    """Returns the annotated images and the function that reads an annotation as contours."""
+    if (args.bsds is None) == (args.label_maps is None):
+        raise InputError("Give one of --bsds and --label_maps: what shall the network learn from?")
+    from osvos_tf.data import bsds, label_maps  # they need SciPy, which --help should not wait for
+
+    if args.bsds is not None:
+        return bsds.read_split(args.bsds, args.split), bsds.read_contours
+    return label_maps.read_folder(args.label_maps, args.images), label_maps.read_contours
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,36 @@
+r"""Trains the parent network: what an object is, before any video is known.
+
+    python -m pipelines.train_parent --records=records/train --workdir=runs/parent \
+        --recipe=scratch --weights=random --width_multiplier=0.5
+
+leaves `parent.keras`, `checkpoints/` and TensorBoard `summaries/` in the work folder. A run that
+was stopped goes on from its last checkpoint when the same command is given again.
+"""
+
+from absl import flags
+
+from osvos_tf.commands import cli, training_command
+from osvos_tf.training import recipes
+
+TASK = training_command.Task(
+    network="build_foreground", file="parent.keras", recipes=recipes.PARENTS
+)
+FLAGS = flags.FlagValues()
+cli.define_path(
+    "records", None, "Folder made by davis_to_tfrecord.", required=True, flag_values=FLAGS
+)
+training_command.define_flags(FLAGS, TASK)
+
+
+def main(args: flags.FlagValues) -> None:
+    """Flags -> `offline.train`."""
+    training_command.train(args, TASK)
+
+
+def run() -> None:
+    """The console command."""
+    cli.run(main, FLAGS, __doc__, training_command.groups("records"))
+
+
+if __name__ == "__main__":
+    run()
