@@ -19,6 +19,7 @@ test: setup  ## all tests, then the linter and the type checker
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(AS_PYTHON)
+	$(BIN)/lint-imports --quiet
 
 test-addons: $(ADDONS)/installed  ## all tests on TensorFlow 2.15, where tensorflow-addons still imports
 	$(ADDONS)/bin/python -m pytest $(BESIDE)

@@ -10,13 +10,12 @@ import time
 import cv2
 import numpy as np
 import pytest
-from conftest import draw_bsds, paint
-from toy_model import wait_until
 
 from osvos_tf.data import davis, tfrecord
 from osvos_tf.network import model
+from support.toy_model import wait_until
+from support.world import draw_bsds, paint
 
-REPOSITORY = pathlib.Path(__file__).parents[1]
 WIDTH = 1 / 32
 NOBODY = 65534
 TRAINING = [
@@ -44,7 +43,7 @@ def inputs():
                 path = root / "results" / sequence.name / f"{frame.name}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(frame.mask, path)
-        from toy_model import save
+        from support.toy_model import save
 
         save(root / "saved_models" / "dog" / "1")
         yield root
@@ -183,7 +182,7 @@ def test_a_flipped_bit_in_a_record(commands, inputs, tmp_path):
 
 def test_a_picture_that_cannot_be_decoded_in_a_record(commands, inputs, tmp_path):
     """A record whose checksums are right, made by another program."""
-    from test_hostile import records_of
+    from tests.test_hostile import records_of
 
     frame = np.random.default_rng(0).integers(0, 255, (48, 80, 3), np.uint8)
     jpeg = cv2.imencode(".jpg", frame)[1].tobytes()

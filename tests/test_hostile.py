@@ -10,10 +10,8 @@ import struct
 import zlib
 
 import cv2
-import fuzzing
 import numpy as np
 import pytest
-import quick_specialist
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -30,6 +28,7 @@ from osvos_tf.network import saved_model
 from osvos_tf.segmentation import specialist
 from osvos_tf.serving import served_models
 from osvos_tf.serving import tf_serving_messages as messages
+from support import fuzzing, quick_specialist
 
 FORMATS = {"JPEG": ".jpg", "PNG": ".png", "BMP": ".bmp", "WEBP": ".webp", "TIFF": ".tif"}
 PICTURE = np.random.default_rng(0).integers(0, 255, (12, 16, 3), np.uint8)
@@ -193,7 +192,7 @@ def test_lists_that_lie(shared_davis, lines):
 
 @pytest.fixture(scope="module")
 def shared_davis(tmp_path_factory):
-    from conftest import paint
+    from support.world import paint
 
     return paint(tmp_path_factory.mktemp("fuzz") / "DAVIS")
 
@@ -313,7 +312,7 @@ def test_records_of_anything(tmp_path_factory, example):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A job whose results are whole."""
-    from conftest import paint
+    from support.world import paint
 
     root = paint(tmp_path_factory.mktemp("finished") / "DAVIS")
     job = video_job.VideoJob(

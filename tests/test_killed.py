@@ -7,21 +7,19 @@ end. `test_davis_to_tfrecord.py` does the same to the conversion.
 import itertools
 import json
 import os
-import pathlib
 import shutil
 import signal
 
 import numpy as np
 import pytest
-from commands import moments
-from toy_model import wait_until
 
 from osvos_tf.data import davis
 from osvos_tf.network import model
 from osvos_tf.serving import client
 from osvos_tf.serving import server as model_server
+from support.commands import moments
+from support.toy_model import wait_until
 
-REPOSITORY = pathlib.Path(__file__).parents[1]
 WIDTH = 1 / 32
 pytestmark = pytest.mark.slow
 

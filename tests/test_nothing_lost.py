@@ -9,17 +9,16 @@ import pathlib
 import re
 import shutil
 
-import foreign
 import pytest
 import tensorflow as tf
-import toy_model
-from conftest import draw_bsds, paint
 
 from osvos_tf import results
 from osvos_tf.commands import cli
 from osvos_tf.data import davis, tfrecord
 from osvos_tf.errors import InputError
 from osvos_tf.network import model
+from support import foreign, toy_model
+from support.world import draw_bsds, paint
 
 WIDTH = 1 / 32
 TRAINING = {

@@ -1,7 +1,6 @@
 """Odd but legal input: what a camera, a phone or a drawing program may hand over."""
 
 import json
-import pathlib
 import struct
 import subprocess
 import sys
@@ -16,8 +15,7 @@ from osvos_tf.data import davis, tfrecord
 from osvos_tf.media import video
 from osvos_tf.network import model
 from osvos_tf.segmentation import inference
-
-REPOSITORY = pathlib.Path(__file__).parents[1]
+from support.world import REPOSITORY
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import itertools
 import json
 import os
-import pathlib
 import signal
 import subprocess
 import sys
@@ -15,8 +14,8 @@ from hypothesis import strategies as st
 
 from osvos_tf import results
 from osvos_tf.errors import InputError
+from support.world import REPOSITORY
 
-REPOSITORY = pathlib.Path(__file__).parents[1]
 A, B = {"command": "test", "seed": 1}, {"command": "test", "seed": 2}
 OURS = {  # what the work A and the work B leave, by its path
     1: {"masks/0.png": "one", "masks/1.png": "one", "network": "one"},

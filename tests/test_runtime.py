@@ -7,10 +7,10 @@ import sys
 import types
 
 import pytest
-from conftest import REPOSITORY
 
 from osvos_tf import runtime
 from osvos_tf.errors import InputError
+from support.world import REPOSITORY
 
 
 def run(program, **env):

@@ -1,0 +1,464 @@
+"""One-shot segmentation as a user runs it: what it leaves, what it learns, what it refuses."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+import osvos_tf
+from osvos_tf.commands import cli, segment
+from osvos_tf.data import davis
+from osvos_tf.errors import InputError
+from osvos_tf.evaluation import metrics
+from osvos_tf.media import video
+from osvos_tf.network import DEFAULT_THRESHOLD, model
+from osvos_tf.segmentation import inference, snapping
+from support.world import REPOSITORY
+
+HEIGHT, WIDTH = 48, 80  # of the invented tree
+
+
+@pytest.fixture(scope="session")
+def parent(tmp_path_factory):
+    """A tiny network with random weights that looks at frames as they come."""
+    path = tmp_path_factory.mktemp("parent") / "parent.keras"
+    model.save_model(model.build_foreground(width_multiplier=1 / 8, start="scratch", seed=1), path)
+    return path
+
+
+@pytest.fixture
+def bear(fake_davis):
+    """The first sequence of the invented tree."""
+    return davis.read_split(fake_davis, "train", sequences=["bear"])[0]
+
+
+@pytest.fixture
+def arguments(bear, parent, tmp_path):
+    """Flags by name, for tests to change."""
+    return {
+        "frames": bear.frames[0].image.parent,
+        "mask": bear.frames[0].mask,
+        "parent": parent,
+        "out": tmp_path / "out",
+        "updates": 2,
+        "precision": "float32",
+    }
+
+
+def run(arguments):
+    flags = [f"--{name}={value}" for name, value in arguments.items() if value is not None]
+    segment.main(cli.parse(segment.FLAGS, flags))
+
+
+def read_masks(folder):
+    return {path.stem: video.read_mask(path) for path in sorted(folder.iterdir())}
+
+
+def test_what_it_leaves(arguments, bear):
+    run({**arguments, "probabilities": True})
+    out = arguments["out"]
+    assert {path.name for path in out.iterdir()} == {
+        "annotations",
+        "masks",
+        "overlay.mp4",
+        "probabilities",
+        "run.json",
+        "specialist.json",
+        "specialist.keras",
+    }
+    assert [path.name for path in out.parent.iterdir() if path.name.startswith(".")] == []
+    names = [frame.name for frame in bear.frames]
+    for folder in ("masks", "probabilities"):
+        assert sorted(path.name for path in (out / folder).iterdir()) == [f"{n}.png" for n in names]
+    for name in names:
+        with Image.open(out / "masks" / f"{name}.png") as picture:
+            assert (picture.mode, picture.size) == ("L", (WIDTH, HEIGHT))
+            assert set(np.unique(picture)) <= {0, 255}
+    overlay = video.open_frames(out / "overlay.mp4")
+    assert (overlay.size, len(overlay.names)) == ((HEIGHT, WIDTH), len(names))
+    record = json.loads((out / "run.json").read_text())
+    assert record["updates"] == len(record["losses"]) == 2
+    assert record["frames"] == len(names) and record["size"] == [HEIGHT, WIDTH]
+    assert record["flags"]["updates"] == 2 and record["flags"]["seed"] == 0
+    assert set(record["versions"]) == {"osvos_tf", "tensorflow", "keras", "python"}
+    assert set(record["seconds"]) == {"training", "inference"}
+    assert list(record["found"]) == names
+    masks = read_masks(out / "masks")
+    assert [record["found"][name]["area"] for name in names] == [
+        int(np.count_nonzero(masks[name])) for name in names
+    ]
+
+
+def test_masks_are_what_the_specialist_says(arguments, bear):
+    run({**arguments, "snap": "none", "follow": False})
+    network = osvos_tf.load_model(arguments["out"] / "specialist.keras")
+    frames = np.stack([frame for _, frame in video.open_frames(arguments["frames"])])
+    expected = model.build_predictor(network).predict(frames, verbose=0)[..., 0] > DEFAULT_THRESHOLD
+    found = np.stack(list(read_masks(arguments["out"] / "masks").values()))
+    assert np.mean(found[1:] == expected[1:]) > 0.999  # another batch size may round another way
+    np.testing.assert_array_equal(found[0], video.read_mask(arguments["mask"]))  # as it was given
+
+
+@pytest.mark.slow
+def test_one_mask_teaches_the_object(arguments, bear):
+    run({**arguments, "updates": 500})
+    masks = read_masks(arguments["out"] / "masks")
+    truth = [video.read_mask(frame.mask) for frame in bear.frames]
+    scores = metrics.region_similarity(np.stack(list(masks.values())), np.stack(truth))
+    assert scores.min() > 0.7
+
+
+def test_a_second_run_with_the_same_seed_is_the_same(arguments, tmp_path):
+    losses = {}
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        run({**arguments, "out": tmp_path / name, "seed": seed})
+        losses[name] = json.loads((tmp_path / name / "run.json").read_text())["losses"]
+    assert losses["a"] == losses["b"] != losses["c"]
+
+
+def test_no_updates_is_the_parent(arguments, parent):
+    run({**arguments, "updates": 0})
+    specialist = osvos_tf.load_model(arguments["out"] / "specialist.keras").get_weights()
+    for ours, theirs in zip(specialist, osvos_tf.load_model(parent).get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"recipe": "plain", "height": 24},
+        {"heads": "all", "views": 4, "frozen": 2},
+        {"crop": 0.5, "until_learned": False},
+    ],
+)
+def test_what_saves_time_can_be_chosen(arguments, flags):
+    run({**arguments, **flags})
+    assert json.loads((arguments["out"] / "run.json").read_text())["updates"] == 2
+    specialist = osvos_tf.load_model(arguments["out"] / "specialist.keras")
+    assert model.working_height(specialist) == flags.get("height")
+
+
+def test_updates_and_budget_both_end_the_training(arguments):
+    run({**arguments, "updates": 3, "budget": 600})
+    assert json.loads((arguments["out"] / "run.json").read_text())["updates"] == 3
+
+
+@pytest.mark.slow
+def test_a_followed_object_is_the_object(arguments, bear):
+    """Around the object and in the whole frame the same is found, once the object is learned."""
+    found = {}
+    for follow in (True, False):
+        run({**arguments, "updates": 300, "follow": follow, "overwrite": True})
+        found[follow] = np.stack(list(read_masks(arguments["out"] / "masks").values()))
+    assert np.mean(metrics.region_similarity(found[True], found[False])) > 0.9
+
+
+def test_budget_ends_the_training(arguments):
+    run({**arguments, "updates": None, "budget": 0.5})
+    record = json.loads((arguments["out"] / "run.json").read_text())
+    assert 1 <= record["updates"] < 500
+
+
+def test_random_parent_and_paper_recipe(arguments):
+    run({**arguments, "parent": "random", "updates": 1})
+    run({**arguments, "recipe": "paper", "overwrite": True})
+    assert json.loads((arguments["out"] / "run.json").read_text())["updates"] == 2
+
+
+def test_masks_of_an_earlier_run_do_not_linger(arguments, tmp_path):
+    longer = shutil.copytree(arguments["frames"], tmp_path / "longer")
+    shutil.copy(longer / "00003.jpg", longer / "00004.jpg")
+    run({**arguments, "frames": longer, "updates": 0})
+    run({**arguments, "updates": 0, "overwrite": True})
+    assert list(read_masks(arguments["out"] / "masks")) == [f"0000{i}" for i in range(4)]
+
+
+def test_working_height_travels_with_the_model(arguments, tmp_path):
+    network = model.build_foreground(width_multiplier=1 / 16, start="scratch", seed=1)
+    network.get_layer("preprocess").working_height = 32
+    model.save_model(network, tmp_path / "low.keras")
+    run({**arguments, "parent": tmp_path / "low.keras"})
+    assert {mask.shape for mask in read_masks(arguments["out"] / "masks").values()} == {
+        (HEIGHT, WIDTH)
+    }
+    specialist = osvos_tf.load_model(arguments["out"] / "specialist.keras")
+    assert model.working_height(specialist) == 32
+
+
+@pytest.fixture(scope="session")
+def contour(tmp_path_factory):
+    path = tmp_path_factory.mktemp("contour") / "contour.keras"
+    model.save_model(model.build_contour(width_multiplier=1 / 16, start="scratch", seed=2), path)
+    return path
+
+
+def test_masks_are_snapped_to_contours(arguments, contour):
+    run({**arguments, "snap": "contour", "contour": contour, "contour_threshold": 0.2,
+         "follow": False})  # fmt: skip
+    network = osvos_tf.load_model(arguments["out"] / "specialist.keras")
+    streams = model.build_two_stream(network, osvos_tf.load_model(contour))
+    frames = np.stack([frame for _, frame in video.open_frames(arguments["frames"])])
+    predicted = streams.predict_on_batch(frames)
+    found = read_masks(arguments["out"] / "masks")
+    for index, mask in list(enumerate(found.values()))[1:]:
+        labels = snapping.superpixels(snapping.ucm(predicted["contours"][index, ..., 0]), 0.2)
+        raw = inference.to_mask(predicted["probabilities"][index, ..., 0])
+        np.testing.assert_array_equal(mask, snapping.majority_vote(raw, labels))
+
+
+def test_masks_are_snapped_to_edges(arguments):
+    run({**arguments, "snap": "bilateral", "follow": False})
+    network = osvos_tf.load_model(arguments["out"] / "specialist.keras")
+    frames = [frame for _, frame in video.open_frames(arguments["frames"])]
+    predicted = model.build_predictor(network).predict_on_batch(np.stack(frames))
+    found = read_masks(arguments["out"] / "masks")
+    for frame, probability, mask in list(zip(frames, predicted, found.values(), strict=True))[1:]:
+        expected = inference.to_mask(snapping.bilateral(probability[..., 0], frame))
+        assert np.mean(mask == expected) > 0.999
+
+
+def test_snap_and_contour_go_together(arguments, contour, parent):
+    for flags, message in (
+        ({"snap": "contour"}, "`contour` network go together"),
+        ({"contour": contour}, "`contour` network go together"),
+        ({"snap": "none", "contour": contour}, "`contour` network go together"),
+        ({"snap": "contour", "contour": parent}, "holds a foreground network"),
+        ({"snap": "contour", "contour": "absent"}, "No model file absent"),
+    ):
+        with pytest.raises(InputError, match=message):
+            run({**arguments, **flags})
+        assert_nothing_written(arguments["out"])
+
+
+def test_video_in(arguments, tmp_path):
+    with video.VideoWriter(tmp_path / "clip.mp4", (HEIGHT, WIDTH), 12) as writer:
+        for _, frame in video.open_frames(arguments["frames"]):
+            writer.write(frame)
+    run({**arguments, "frames": tmp_path / "clip.mp4"})
+    assert list(read_masks(arguments["out"] / "masks")) == ["00000", "00001", "00002", "00003"]
+    assert video.open_frames(arguments["out"] / "overlay.mp4").fps == pytest.approx(12)
+
+
+def test_a_second_annotated_frame(arguments, bear):
+    flags = [f"--{name}={value}" for name, value in arguments.items()]
+    for name in ("00002", "2"):
+        given = [*flags, f"--mask={name}:{bear.frames[2].mask}", "--overwrite"]
+        segment.main(cli.parse(segment.FLAGS, given))
+        masks = read_masks(arguments["out"] / "masks")
+        for frame in (bear.frames[0], bear.frames[2]):
+            np.testing.assert_array_equal(masks[frame.name], video.read_mask(frame.mask))
+    for again in ("", "00000:", "0:"):
+        with pytest.raises(InputError, match="Two masks annotate frame '00000'"):
+            segment.main(cli.parse(segment.FLAGS, [*flags, f"--mask={again}{bear.frames[0].mask}"]))
+
+
+def test_object_of_a_palette_mask(arguments, tmp_path):
+    labels = np.zeros((HEIGHT, WIDTH), np.uint8)
+    labels[4:20, 6:22], labels[30:40, 50:60] = 1, 2
+    picture = Image.new("P", (WIDTH, HEIGHT))
+    picture.putdata(labels.ravel().tolist())
+    picture.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])
+    picture.save(tmp_path / "palette.png")
+    run({**arguments, "mask": tmp_path / "palette.png", "object": 2})
+    np.testing.assert_array_equal(read_masks(arguments["out"] / "masks")["00000"], labels == 2)
+
+
+def assert_nothing_written(out):
+    assert not out.exists() or not list(out.iterdir())
+    assert not out.parent.exists() or not [
+        path.name for path in out.parent.iterdir() if path.name.startswith(".")
+    ]
+
+
+def make(kind, tmp_path):
+    """Returns the path of something that is wrong in one way."""
+    path = tmp_path / kind
+    if kind == "empty.png":
+        cv2.imwrite(str(path), np.zeros((HEIGHT, WIDTH), np.uint8))
+    elif kind == "full.png":
+        cv2.imwrite(str(path), np.full((HEIGHT, WIDTH), 255, np.uint8))
+    elif kind == "small.png":
+        cv2.imwrite(str(path), np.eye(20, dtype=np.uint8) * 255)
+    elif kind == "shades.png":
+        cv2.imwrite(str(path), np.arange(HEIGHT * WIDTH, dtype=np.uint8).reshape(HEIGHT, WIDTH))
+    elif kind == "mixed":
+        path.mkdir()
+        cv2.imwrite(str(path / "00000.jpg"), np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+        cv2.imwrite(str(path / "00001.jpg"), np.zeros((HEIGHT, WIDTH + 2, 3), np.uint8))
+    elif kind == "nothing":
+        path.mkdir()
+    elif kind != "absent":
+        path.write_text("not what the suffix says")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "message"),
+    [
+        ("frames", "absent", "does not exist"),
+        ("frames", "nothing", "image"),
+        ("frames", "mixed", "00001"),
+        ("frames", "broken.mp4", "broken.mp4"),
+        ("mask", "absent", "does not exist"),
+        ("mask", "empty.png", "no object pixel"),
+        ("mask", "full.png", "no background pixel"),
+        ("mask", "small.png", "20x20"),
+        ("mask", "shades.png", "holds"),
+        ("parent", "absent", "No model file"),
+        ("parent", "text.keras", "not a .keras file"),
+        ("out", "text.file", "output folder"),
+        ("updates", -1, "`updates` must be"),
+        ("budget", 0, "`budget` must be"),
+        ("frozen", 2, "`frozen` needs `views`"),
+        ("height", 0, "`height` must be"),
+        ("object", 7, "by `object`"),
+    ],
+)
+def test_refused_with_a_message_and_nothing_written(arguments, tmp_path, flag, value, message):
+    if isinstance(value, str):
+        value = make(value, tmp_path)
+    with pytest.raises(InputError, match=message):
+        run({**arguments, flag: value})
+    assert_nothing_written(arguments["out"])
+
+
+def test_nothing_to_learn_from(arguments):
+    with pytest.raises(InputError, match="learned nothing"):
+        run({**arguments, "parent": "random", "updates": 0})
+
+
+@pytest.mark.slow
+def test_exit_status_of_a_users_mistake(arguments):
+    command = [sys.executable, "-m", "pipelines.segment"]
+    flags = [f"--{name}={value}" for name, value in {**arguments, "frames": "absent"}.items()]
+    for flag in (flags, ["--frames=x"], ["--no_such_flag=1"], [*flags, "word"]):
+        done = subprocess.run(
+            [*command, *flag], cwd=REPOSITORY, capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith("segment: ") and "Traceback" not in done.stderr
+    assert "Wanted flags only" in done.stderr
+
+
+def test_missing_flags_are_named():
+    with pytest.raises(InputError, match=r"Wanted --mask, --out as well"):
+        segment.main(cli.parse(segment.FLAGS, ["--frames=x"]))
+
+
+# --- nothing of the user's is lost ----------------------------------------------------------------
+
+
+def test_results_of_other_flags_are_replaced_only_where_that_is_said(arguments, capsys):
+    out = arguments["out"]
+    run(arguments)
+    before = read_all(out)
+    run(arguments)  # the same command again is fine
+    assert "holds these results already" in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"made with another seed.*`overwrite`"):
+        run({**arguments, "seed": 1})
+    other = shutil.copytree(arguments["frames"], out.parent / "another_video")
+    with pytest.raises(InputError, match=r"made with another frames.*`overwrite`"):
+        run({**arguments, "frames": other})
+    assert read_all(out) == before
+    (out / "notes.txt").write_text("mine")
+    run({**arguments, "seed": 1, "overwrite": True})
+    assert json.loads((out / "run.json").read_text())["flags"]["seed"] == 1
+    assert (out / "notes.txt").read_text() == "mine"
+
+
+def test_a_run_that_fails_leaves_the_earlier_result(arguments, monkeypatch):
+    run(arguments)
+    before = read_all(arguments["out"])
+    monkeypatch.setattr(video, "write_mask", lambda *_: (_ for _ in ()).throw(OSError("full")))
+    with pytest.raises(OSError, match="full"):
+        run({**arguments, "seed": 1, "overwrite": True})
+    assert read_all(arguments["out"]) == before
+
+
+def test_a_corrected_mask_in_the_results_stays_as_it_was_drawn(arguments, bear, capsys):
+    """The README's loop: correct OUT/masks/00002.png, and give it as well."""
+    out = arguments["out"]
+    run(arguments)
+    corrected = out / "masks" / "00002.png"
+    Image.fromarray(video.read_mask(bear.frames[2].mask) * 255).save(corrected, compress_level=1)
+    drawn = corrected.read_bytes()
+    flags = [f"--{name}={value}" for name, value in arguments.items()]
+    flags.append(f"--mask=00002:{corrected}")
+    with pytest.raises(InputError, match="made with another mask"):
+        segment.main(cli.parse(segment.FLAGS, flags))
+    segment.main(cli.parse(segment.FLAGS, [*flags, "--overwrite"]))
+    assert corrected.read_bytes() == drawn
+    segment.main(cli.parse(segment.FLAGS, flags))
+    assert "holds these results already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flag", ["mask", "parent", "frames"])
+def test_inputs_among_the_results_are_not_written_over(arguments, bear, flag):
+    out = arguments["out"]
+    run(arguments)
+    inside = {
+        "mask": out / "masks" / "drawn.png",
+        "parent": out / "specialist.keras",
+        "frames": out / "masks",
+    }[flag]
+    if flag == "mask":
+        Image.open(bear.frames[0].mask).convert("RGB").save(inside)
+    before = read_all(out)
+    with pytest.raises(InputError, match=r"whose content would be replaced"):
+        run({**arguments, flag: inside, "overwrite": True})
+    assert read_all(out) == before
+
+
+def test_a_folder_of_somebody_else_is_refused(arguments):
+    masks = arguments["out"] / "masks"
+    masks.mkdir(parents=True)
+    (masks / "00000.png").write_bytes(b"annotated by hand")
+    for overwrite in (False, True):
+        with pytest.raises(InputError, match=r"did not make \(masks\)"):
+            run({**arguments, "overwrite": overwrite})
+    assert (masks / "00000.png").read_bytes() == b"annotated by hand"
+
+
+def test_where_no_rename_can_go(arguments, monkeypatch):
+    arguments["out"].mkdir()
+    monkeypatch.chdir(arguments["out"])
+    with pytest.raises(InputError, match=r"holds the current folder\. Name a folder in it"):
+        run({**arguments, "out": "."})
+
+
+def test_the_specialist_of_a_killed_run_is_used(arguments, capsys, monkeypatch):
+    def fail(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(video, "write_mask", fail)
+        with pytest.raises(KeyboardInterrupt):
+            run(arguments)
+    assert not arguments["out"].exists()
+    with monkeypatch.context() as patch:
+        patch.setattr("osvos_tf.training.one_shot.learn", fail)
+        run(arguments)
+    assert "has been learned before" in capsys.readouterr().out
+    assert json.loads((arguments["out"] / "run.json").read_text())["updates"] == 2
+
+
+def test_masks_without_an_object_are_said(arguments, capsys):
+    run({**arguments, "threshold": 1.0, "snap": "none"})
+    said = capsys.readouterr().out
+    assert "No object was found in 3 of 4 frames: 00001 to 00003." in said
+    record = json.loads((arguments["out"] / "run.json").read_text())
+    assert [frame["area"] for frame in record["found"].values()] == [256, 0, 0, 0]
+    assert [frame["confidence"] for frame in record["found"].values()] == [1, 0, 0, 0]
+
+
+def read_all(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
