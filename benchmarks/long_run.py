@@ -30,7 +30,7 @@ from absl import app, flags
 from benchmarks import timing
 from osvos_tf import files
 from osvos_tf.data import davis, painted_world, tfrecord
-from osvos_tf.media import video
+from osvos_tf.media.frames import open_frames
 from osvos_tf.network import model
 from osvos_tf.serving import client
 
@@ -168,7 +168,7 @@ def _ask(
 ) -> None:
     """Asks the server for masks without pause, once it is there."""
     (sequence,) = davis.read_split(out / "DAVIS", "val")
-    images = video.open_frames(sequence.frames[0].image.parent)
+    images = open_frames(sequence.frames[0].image.parent)
     frames = np.stack([frame for _, frame in images][:2])
     started = False
     while not done.is_set():

@@ -25,7 +25,7 @@ from absl import app, flags
 from benchmarks import cost, timing
 from osvos_tf import LearnOptions, SegmentOptions, files
 from osvos_tf.jobs.video_job import VideoJob
-from osvos_tf.media import video
+from osvos_tf.media.masks import write_mask
 from osvos_tf.network import model
 from osvos_tf.training import recipes
 
@@ -151,7 +151,7 @@ def _prepare(
             cv2.imwrite(str(path), timing.frame(size, seed=number))
         else:
             os.link(frames / f"{number % _DISTINCT:05d}.jpg", path)
-    video.write_mask(folder / "mask.png", timing.disk(size))
+    write_mask(folder / "mask.png", timing.disk(size))
     parent = model.build_foreground(width_multiplier=_WIDTH.value, start="scratch", seed=0)
     model.save_model(parent, folder / "parent.keras")
     return VideoJob(

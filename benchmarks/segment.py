@@ -19,7 +19,10 @@ import osvos_tf
 from benchmarks import timing
 from osvos_tf import files
 from osvos_tf.data import davis
-from osvos_tf.media import video, visualize
+from osvos_tf.media import visualize
+from osvos_tf.media.frames import open_frames
+from osvos_tf.media.masks import write_mask
+from osvos_tf.media.videos import write_video
 from osvos_tf.network import model
 from osvos_tf.segmentation import inference, specialist
 
@@ -58,7 +61,7 @@ def bare_seconds(sequence: davis.Sequence) -> float:
     """Returns seconds a frame of the predictor alone, in batches on frames in memory."""
     network = model.with_precision(_load(sequence).network, "auto")
     predictor = model.build_predictor(network)
-    frames = [frame for _, frame in video.open_frames(sequence.frames[0].image.parent)]
+    frames = [frame for _, frame in open_frames(sequence.frames[0].image.parent)]
     batches = [np.stack(batch) for batch in inference.batched(frames, _BATCH)]
 
     def run() -> None:
@@ -73,16 +76,16 @@ def measure(sequence: davis.Sequence, changes: dict[str, Any]) -> tuple[float, f
     """Returns seconds a frame of the second half of `segment`, and J of its masks."""
     out = pathlib.Path(_OUT.value) / sequence.name
     masks = files.ensure_writable(out / "masks")
-    frames = video.open_frames(sequence.frames[0].image.parent)
+    frames = open_frames(sequence.frames[0].image.parent)
     options = osvos_tf.SegmentOptions(**changes)
     segmenter = specialist.Segmenter(_load(sequence), frames.size, options)
 
     def run() -> None:
-        with video.VideoWriter(out / "overlay.mp4", frames.size, frames.fps) as overlay:
+        with write_video(out / "overlay.mp4", frames.size, frames.fps) as overlay:
 
             def write(frame: specialist.SegmentedFrame) -> None:
                 mask = (frame.mask > 0).astype(np.uint8)
-                video.write_mask(masks / f"{frame.name}.png", mask)
+                write_mask(masks / f"{frame.name}.png", mask)
                 overlay.write(visualize.overlay(frame.image, mask))
 
             for _ in inference.map_beside(write, segmenter.run(frames)):

@@ -41,7 +41,7 @@ import osvos_tf
 from benchmarks import timing
 from osvos_tf.data import davis
 from osvos_tf.evaluation import metrics
-from osvos_tf.media import video
+from osvos_tf.media.masks import read_mask
 from osvos_tf.segmentation import snapping
 
 _DAVIS = flags.DEFINE_string("davis", None, "DAVIS root.", required=True)
@@ -148,7 +148,7 @@ def network(path):
 def read(frame):
     """Returns the image, uint8 RGB, and the annotation, bool, of a `davis.Frame`."""
     image = cv2.cvtColor(cv2.imread(str(frame.image)), cv2.COLOR_BGR2RGB)
-    return image, video.read_mask(frame.mask) > 0
+    return image, read_mask(frame.mask) > 0
 
 
 # What is measured

@@ -19,7 +19,7 @@ import numpy as np
 from absl import flags
 
 from osvos_tf.evaluation import metrics
-from osvos_tf.media import video
+from osvos_tf.media.masks import read_mask
 
 _JSON = flags.DEFINE_string("json", None, "File to write the rows to.")
 ROUNDS = flags.DEFINE_integer("rounds", 5, "Turns of each measurement.", lower_bound=1)
@@ -181,7 +181,7 @@ def mean_j(sequence, masks):
     """Returns the mean J of a folder of masks of a `davis.Sequence`, but for its first and last."""
     scores = [
         metrics.region_similarity(
-            video.read_mask(pathlib.Path(masks) / f"{frame.name}.png"), video.read_mask(frame.mask)
+            read_mask(pathlib.Path(masks) / f"{frame.name}.png"), read_mask(frame.mask)
         )
         for frame in sequence.frames[1:-1]
     ]

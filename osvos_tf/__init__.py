@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from osvos_tf.errors import InputError
     from osvos_tf.evaluation.scores import evaluate
-    from osvos_tf.media.video import open_video
+    from osvos_tf.media.frames import open_video
     from osvos_tf.network.model import load_model
     from osvos_tf.segmentation.options import LearnOptions, SegmentOptions
     from osvos_tf.segmentation.specialist import Specialist, learn, load

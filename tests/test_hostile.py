@@ -23,7 +23,10 @@ from osvos_tf import results
 from osvos_tf.data import davis, tfrecord
 from osvos_tf.errors import InputError
 from osvos_tf.jobs import video_job, worker, worklist
-from osvos_tf.media import video
+from osvos_tf.media import images
+from osvos_tf.media.frames import open_frames
+from osvos_tf.media.masks import read_mask
+from osvos_tf.media.videos import write_video
 from osvos_tf.network import saved_model
 from osvos_tf.segmentation import specialist
 from osvos_tf.serving import served_models
@@ -55,7 +58,7 @@ def test_damaged_images(kind, tmp_path_factory, data):
     content = data.draw(fuzzing.damaged(encoded(PICTURE, kind)))
     (folder / f"0{FORMATS[kind]}").write_bytes(content)
     with contextlib.suppress(InputError):
-        frames = video.open_frames(folder)
+        frames = open_frames(folder)
         frames.check()
         for _, frame in frames:
             assert frame.dtype == np.uint8 and frame.shape == (*frames.size, 3)
@@ -96,7 +99,7 @@ def test_masks_that_lie(tmp_path_factory, content):
     path.write_bytes(content)
     for object_id in (None, 1):
         with contextlib.suppress(InputError):
-            mask = video.read_mask(path, object_id)
+            mask = read_mask(path, object_id)
             assert mask.dtype == np.uint8 and mask.ndim == 2 and set(np.unique(mask)) <= {0, 1, 255}
 
 
@@ -122,8 +125,8 @@ def test_bombs_are_refused_by_their_header(tmp_path, name, monkeypatch):
     path.write_bytes(BOMBS[name])
     monkeypatch.setattr(Image.Image, "load", lambda *_: pytest.fail("decoded"))
     reads = [
-        lambda: video.open_frames(tmp_path),
-        lambda: video.read_mask(path),
+        lambda: open_frames(tmp_path),
+        lambda: read_mask(path),
         lambda: tfrecord._read_jpeg(path),
     ]
     for read in reads:
@@ -136,7 +139,7 @@ def test_programs_are_no_pictures(tmp_path):
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"
     )
     with pytest.raises(InputError, match="cannot be read"):
-        video.open_frames(tmp_path)
+        open_frames(tmp_path)
 
 
 # --- videos ---------------------------------------------------------------------------------------
@@ -145,7 +148,7 @@ def test_programs_are_no_pictures(tmp_path):
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
     path = tmp_path_factory.mktemp("video") / "clip.mp4"
-    with video.VideoWriter(path, (32, 48), 10) as writer:
+    with write_video(path, (32, 48), 10) as writer:
         for shade in range(4):
             writer.write(np.full((32, 48, 3), shade * 60, np.uint8))
     return path.read_bytes()
@@ -157,16 +160,16 @@ def test_damaged_videos(clip, tmp_path_factory, data):
     path = a_folder(tmp_path_factory) / "clip.mp4"
     path.write_bytes(data.draw(fuzzing.damaged(clip)))
     with contextlib.suppress(InputError):
-        frames = video.open_frames(path)
+        frames = open_frames(path)
         for count, (_, frame) in enumerate(frames):
             assert frame.shape == (*frames.size, 3) and count < 10_000
 
 
 def test_large_videos_are_refused(clip, tmp_path, monkeypatch):
     (tmp_path / "clip.mp4").write_bytes(clip)
-    monkeypatch.setattr(video, "MAX_PIXELS", 1000)
+    monkeypatch.setattr(images, "MAX_PIXELS", 1000)
     with pytest.raises(InputError, match=r"48x32 .* more than 1000 pixels"):
-        video.open_frames(tmp_path / "clip.mp4")
+        open_frames(tmp_path / "clip.mp4")
 
 
 # --- lists ----------------------------------------------------------------------------------------

@@ -12,7 +12,9 @@ from PIL import Image
 
 from osvos_tf.commands import cli, segment
 from osvos_tf.data import davis, tfrecord
-from osvos_tf.media import video
+from osvos_tf.media.frames import open_frames
+from osvos_tf.media.masks import read_mask
+from osvos_tf.media.videos import write_video
 from osvos_tf.network import model
 from osvos_tf.segmentation import inference
 from support.world import REPOSITORY
@@ -39,7 +41,7 @@ def run(parent, tmp_path):
         }  # fmt: skip
         flags = [*(f"--{name}={value}" for name, value in values.items()), *flags]
         segment.main(cli.parse(segment.FLAGS, flags))
-        return {path.stem: video.read_mask(path) for path in sorted((out / "masks").iterdir())}
+        return {path.stem: read_mask(path) for path in sorted((out / "masks").iterdir())}
 
     return run
 
@@ -62,8 +64,8 @@ def save_mask(path, height, width, box=np.s_[2:6, 3:9]):
     return save(path, mask)
 
 
-def write_video(path, frames, fps=12.0):
-    with video.VideoWriter(path, frames[0].shape[:2], fps) as writer:
+def make_video(path, frames, fps=12.0):
+    with write_video(path, frames[0].shape[:2], fps) as writer:
         for frame in frames:
             writer.write(frame)
     return path
@@ -95,7 +97,7 @@ def test_4k_frames(run, tmp_path):
 
 @pytest.mark.slow
 def test_a_video_of_one_frame(run, tmp_path):
-    clip = write_video(tmp_path / "one.mp4", [picture(24, 40)])
+    clip = make_video(tmp_path / "one.mp4", [picture(24, 40)])
     masks = run(clip, save_mask(tmp_path / "mask.png", 24, 40))
     assert list(masks) == ["00000"] and masks["00000"].shape == (24, 40)
 
@@ -142,8 +144,8 @@ def test_spaces_and_unicode_in_names(run, tmp_path):
     masks = run(folder, mask, f"--mask=кадр:{mask}")
     assert sorted(masks) == sorted(names)
 
-    clip = write_video(folder.parent / "ein Film ß.mp4", [picture(24, 40)] * 2)
-    assert video.open_frames(clip).names == ["00000", "00001"]
+    clip = make_video(folder.parent / "ein Film ß.mp4", [picture(24, 40)] * 2)
+    assert open_frames(clip).names == ["00000", "00001"]
 
 
 # --- kinds of images ------------------------------------------------------------------------------
@@ -159,7 +161,7 @@ def test_alpha_16_bit_and_grey_frames_together(run, tmp_path):
     cv2.imwrite(str(folder / "4.png"), picture(24, 40)[..., ::-1].astype(np.uint16) * 257)
     cv2.imwrite(str(folder / "5.tif"), grey.astype(np.uint16) * 257)
     save(folder / "6.png", np.dstack([grey, grey]))
-    frames = dict(video.open_frames(folder))
+    frames = dict(open_frames(folder))
     for name in "0", "1", "4":
         np.testing.assert_array_equal(frames[name], picture(24, 40), err_msg=name)
     for name in "2", "3", "5", "6":
@@ -177,7 +179,7 @@ def turned(orientation):
 def test_exif_orientation_in_frames_and_records_alike(tmp_path, orientation):
     """A frame and its record stand upright both, so that the mask drawn on it fits."""
     path = save(tmp_path / "frames" / "0.jpg", picture(24, 40), **turned(orientation))
-    frames = video.open_frames(path.parent)
+    frames = open_frames(path.parent)
     frames.check()
     _, frame = frames.first()
     assert frame.shape == (*frames.size, 3)
@@ -220,25 +222,25 @@ def boxes(content, name):
     ids=["90", "180", "270"],
 )
 def test_a_portrait_video_stands_upright(run, tmp_path, matrix, corner):
-    path = write_video(tmp_path / "clip.mp4", [picture(48, 64)] * 3)
+    path = make_video(tmp_path / "clip.mp4", [picture(48, 64)] * 3)
     content = bytearray(path.read_bytes())
     a, b, c, d = (value * 0x10000 for value in matrix)
     (start,) = boxes(content, b"tkhd")
     content[start + 40 : start + 76] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 0x40000000)
     path.write_bytes(content)
     size = (64, 48) if a == 0 else (48, 64)
-    frames = video.open_frames(path)
+    frames = open_frames(path)
     assert frames.size == size and len(frames.names) == 3
     assert frames.read("00001")[corner][0] > 150
     masks = run(path, save_mask(tmp_path / "mask.png", *size))
     assert {mask.shape for mask in masks.values()} == {size}
-    assert video.open_frames(tmp_path / "out" / "overlay.mp4").size == size
+    assert open_frames(tmp_path / "out" / "overlay.mp4").size == size
 
 
 def test_variable_frame_rate(tmp_path):
     """Frames are frames: each comes once, however long it is shown."""
     shades = [0, 50, 100, 150, 200, 250]
-    path = write_video(tmp_path / "clip.mp4", [picture(48, 64, shade) for shade in shades])
+    path = make_video(tmp_path / "clip.mp4", [picture(48, 64, shade) for shade in shades])
     content = bytearray(path.read_bytes())
     (start,) = boxes(content, b"stts")  # (count, duration) of frames that are shown equally long
     count, duration = struct.unpack_from(">II", content, start + 8)
@@ -253,7 +255,7 @@ def test_variable_frame_rate(tmp_path):
         at = content.index(name, moov) - 4
         content[at : at + 4] = struct.pack(">I", struct.unpack_from(">I", content, at)[0] + 16)
     path.write_bytes(content)
-    frames = video.open_frames(path)
+    frames = open_frames(path)
     assert frames.names == [f"{number:05d}" for number in range(6)]
     for (_, frame), shade in zip(frames, shades, strict=True):
         assert abs(int(frame[..., 2].mean()) - shade) < 8
@@ -267,10 +269,13 @@ def test_variable_frame_rate(tmp_path):
 LONG = """
 import pathlib, re, sys
 import numpy as np
-from osvos_tf.media import video, visualize
+from osvos_tf.media import visualize
+from osvos_tf.media.frames import open_frames
+from osvos_tf.media.masks import write_mask
+from osvos_tf.media.videos import write_video
 from osvos_tf.segmentation import inference, snapping
 
-frames, out = video.open_frames(sys.argv[1]), sys.argv[2]
+frames, out = open_frames(sys.argv[1]), sys.argv[2]
 
 def predict(batch):
     return (batch[..., :1] / 255).astype(np.float32)
@@ -278,10 +283,10 @@ def predict(batch):
 def finish(result):
     name, frame, probability = result
     mask = inference.to_mask(probability, 0.5)
-    video.write_mask(f"{out}/{name}.png", mask)
+    write_mask(f"{out}/{name}.png", mask)
     overlay.write(visualize.overlay(frame, mask))
 
-with video.VideoWriter(f"{out}/overlay.mp4", frames.size, frames.fps) as overlay:
+with write_video(f"{out}/overlay.mp4", frames.size, frames.fps) as overlay:
     predictions = inference.predict_frames(frames, predict)
     count = sum(1 for _ in inference.map_beside(finish, predictions))
 # Not `ru_maxrss`: that begins with what the parent process had.
@@ -296,7 +301,7 @@ def test_10000_frames_take_no_more_memory_than_1000(tmp_path):
     megabytes = {}
     for count in (1000, 10_000):
         clip = tmp_path / f"{count}.mp4"
-        with video.VideoWriter(clip, (96, 160)) as writer:
+        with write_video(clip, (96, 160)) as writer:
             for number in range(count):
                 writer.write(picture(96, 160, number % 250))
         (tmp_path / str(count)).mkdir()

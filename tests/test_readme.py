@@ -18,7 +18,8 @@ from absl import flags
 from osvos_tf.commands import cli
 from osvos_tf.data import painted_world
 from osvos_tf.errors import InputError
-from osvos_tf.media import video
+from osvos_tf.media.masks import write_mask
+from osvos_tf.media.videos import write_video
 from osvos_tf.training import distribution
 from support import foreign, world
 from support.commands import SECONDS, Commands, in_background
@@ -259,7 +260,7 @@ def world(tmp_path_factory):
 def prepare(folder):
     """Lays out what the text names."""
     frames, truth = painted_world.paint_video(frames=FRAMES, size=(32, 48))
-    with video.VideoWriter(folder / "dog.mp4", frames.shape[1:3]) as writer:
+    with write_video(folder / "dog.mp4", frames.shape[1:3]) as writer:
         for frame in frames:
             writer.write(frame)
     (folder / "day1" / "frames").mkdir(parents=True)
@@ -267,9 +268,9 @@ def prepare(folder):
         cv2.imwrite(str(folder / "day1" / "frames" / f"{number:05d}.jpg"), frame)
     shutil.copy(folder / "day1" / "frames" / "00000.jpg", folder / "frame.jpg")
     for name in ("dog_first_frame.png", "day1/cat.png"):
-        video.write_mask(folder / name, truth[0])
+        write_mask(folder / name, truth[0])
     for name in ("corrected.png", "day1/cat corrected.png"):
-        video.write_mask(folder / name, truth[CORRECTED])
+        write_mask(folder / name, truth[CORRECTED])
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(world.WORLD, "val", dict.fromkeys(SEQUENCES, ((16, 50), (2, -10))))
         world.paint(folder / "DAVIS")

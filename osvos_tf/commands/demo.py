@@ -26,7 +26,9 @@ from absl import flags
 from osvos_tf import files, results, runtime
 from osvos_tf.commands import cli, davis_to_tfrecord, evaluate, segment, train_parent
 from osvos_tf.data import davis, painted_world
-from osvos_tf.media import video, visualize
+from osvos_tf.media import visualize
+from osvos_tf.media.images import read_image
+from osvos_tf.media.masks import read_mask
 
 FLAGS = flags.FlagValues()
 cli.define_path("out", "demo", "Folder for everything.", flag_values=FLAGS)
@@ -177,10 +179,10 @@ def _write_sheet(
 
 def _overlay(image: pathlib.Path, mask: pathlib.Path | None) -> np.ndarray:
     assert mask is not None  # every painted frame has one
-    frame = video.read_image(image)
+    frame = read_image(image)
     size = (frame.shape[1] * _SHEET_ZOOM, frame.shape[0] * _SHEET_ZOOM)
     frame = cv2.resize(frame, size, interpolation=cv2.INTER_CUBIC)
-    labels = cv2.resize(video.read_mask(mask), size, interpolation=cv2.INTER_NEAREST)
+    labels = cv2.resize(read_mask(mask), size, interpolation=cv2.INTER_NEAREST)
     return visualize.overlay(frame, labels)
 
 

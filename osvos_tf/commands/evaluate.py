@@ -32,7 +32,9 @@ from osvos_tf.commands import cli
 from osvos_tf.data import davis
 from osvos_tf.errors import InputError
 from osvos_tf.evaluation import metrics, report, report_page
-from osvos_tf.media import video
+from osvos_tf.media.frames import open_frames
+from osvos_tf.media.images import describe_size
+from osvos_tf.media.masks import VOID, read_mask
 
 FLAGS = flags.FlagValues()
 cli.define_path("davis", None, "DAVIS root.", required=True, flag_values=FLAGS)
@@ -335,8 +337,8 @@ def _become_worker() -> None:
 def _score_sequence(task: _Task) -> report.SequenceResult:
     """Scores one sequence of one method; may run in a process of its own."""
     frames = task.sequence.frames
-    truth = np.stack([video.read_mask(_annotation(frame), picked_by=None) for frame in frames])
-    void = truth == video.VOID
+    truth = np.stack([read_mask(_annotation(frame), picked_by=None) for frame in frames])
+    void = truth == VOID
     truth = truth == 1
     masks = np.zeros_like(truth)
     scored = [index for index, path in enumerate(task.paths, start=1) if path]
@@ -368,11 +370,11 @@ def _annotation(frame: davis.Frame) -> pathlib.Path:
 
 def _read_result(path: pathlib.Path, size: tuple[int, ...]) -> np.ndarray:
     """Reads a result mask, bool [height, width]."""
-    mask = video.read_mask(path, picked_by=None)
+    mask = read_mask(path, picked_by=None)
     if mask.shape != size:
         raise InputError(
-            f"Mask {path} is {mask.shape[1]}x{mask.shape[0]}, the annotation is "
-            f"{size[1]}x{size[0]} (width x height). Results must have the frames' own size."
+            f"Mask {path} is {describe_size(mask.shape)}, the annotation is {describe_size(size)}. "
+            "Results must have the frames' own size."
         )
     return mask == 1
 
@@ -401,12 +403,12 @@ def _example(task: _Task, result: report.SequenceResult, index: int) -> report_p
     position = result.expected.index(result.frames[index])
     frame, path = task.sequence.frames[position + 1], task.paths[position]
     assert path is not None  # it was scored
-    image = video.open_frames(frame.image.parent).read(frame.name)
-    truth = video.read_mask(_annotation(frame), picked_by=None)
+    image = open_frames(frame.image.parent).read(frame.name)
+    truth = read_mask(_annotation(frame), picked_by=None)
     if image.shape[:2] != truth.shape:
         raise InputError(
-            f"Frame {frame.image} is {image.shape[1]}x{image.shape[0]}, its annotation "
-            f"{truth.shape[1]}x{truth.shape[0]} (width x height). Is the DAVIS tree complete?"
+            f"Frame {frame.image} is {describe_size(image.shape)}, its annotation "
+            f"{describe_size(truth.shape)}. Is the DAVIS tree complete?"
         )
     return report_page.Example(
         method=task.method,

@@ -25,7 +25,8 @@ import osvos_tf
 from osvos_tf import files, results, runtime
 from osvos_tf.commands import cli
 from osvos_tf.errors import InputError
-from osvos_tf.media import video
+from osvos_tf.media.frames import Frames, open_frames
+from osvos_tf.media.masks import check_png, write_mask
 from osvos_tf.network import DEFAULT_THRESHOLD
 from osvos_tf.segmentation import inference
 from osvos_tf.serving import client
@@ -84,7 +85,7 @@ _MASKS = "masks"
 def main(args: flags.FlagValues) -> None:
     """Flags -> frames and server -> masks."""
     cli.require_positive(args, "deadline")
-    frames = video.open_frames(args.frames)
+    frames = open_frames(args.frames)
     frames.check()
     work = _work(args)
     inputs = [args.frames, *([args.server] if os.path.exists(args.server) else [])]
@@ -145,7 +146,7 @@ def _work(args: flags.FlagValues) -> dict[str, Any]:
     }
 
 
-def _is_whole(out: str, work: dict[str, Any], frames: video.Frames) -> bool:
+def _is_whole(out: str, work: dict[str, Any], frames: Frames) -> bool:
     """Tells whether a folder holds the masks of this work, each of them whole."""
     record = results.read_record(out)
     if record is None or not results.is_finished(out, work):
@@ -154,7 +155,7 @@ def _is_whole(out: str, work: dict[str, Any], frames: video.Frames) -> bool:
         return False
     try:
         for name in record["names"]:
-            video.check_png(pathlib.Path(out, _MASKS, f"{name}.png"), record["size"])
+            check_png(pathlib.Path(out, _MASKS, f"{name}.png"), record["size"])
     except InputError:
         return False
     return True
@@ -162,7 +163,7 @@ def _is_whole(out: str, work: dict[str, Any], frames: video.Frames) -> bool:
 
 def _query(
     args: flags.FlagValues,
-    frames: video.Frames,
+    frames: Frames,
     predict: Callable[[np.ndarray], np.ndarray],
     folder: pathlib.Path,
 ) -> list[str]:
@@ -179,7 +180,7 @@ def _query(
         for predicted in client.stream(predict, batches(), in_flight=args.in_flight):
             pairs = zip(under_way.popleft(), predicted[..., 0], strict=True)
             for (name, frame), result in progress.over(pairs):
-                video.write_mask(folder / f"{name}.png", _decide(args, frame, result))
+                write_mask(folder / f"{name}.png", _decide(args, frame, result))
                 names.append(name)
     return names
 

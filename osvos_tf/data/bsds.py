@@ -15,7 +15,7 @@ import numpy as np
 from osvos_tf.data.davis import Frame, Sequence
 from osvos_tf.errors import InputError
 from osvos_tf.formats import matlab
-from osvos_tf.media.video import VOID
+from osvos_tf.media.masks import VOID
 
 _INSIDE = (".", "data", "BSDS500/data", "BSR/BSDS500/data")
 

@@ -18,7 +18,8 @@ import numpy as np
 from osvos_tf.data.davis import Frame, Sequence
 from osvos_tf.errors import InputError
 from osvos_tf.formats import matlab
-from osvos_tf.media.video import VOID, open_image
+from osvos_tf.media.images import open_image
+from osvos_tf.media.masks import VOID
 
 _LAYOUTS = (("images", "labels"), ("JPEGImages", "Annotations"))
 _IMAGES, _MAPS = (".jpg", ".jpeg"), (".png", ".mat")

@@ -25,7 +25,8 @@ from osvos_tf.data.davis import Frame, Sequence, check_name
 from osvos_tf.errors import InputError
 from osvos_tf.files import atomic_path, ensure_writable, read_json, write_json
 from osvos_tf.formats import tfrecord_repair
-from osvos_tf.media import video
+from osvos_tf.media.images import describe_size, is_turned, open_image
+from osvos_tf.media.masks import VOID, read_mask
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -52,7 +53,7 @@ def write_records(
     shards: int = 8,
     height: int | None = None,
     progress: Callable[[Iterator[bytes]], Iterable[bytes]] = iter,
-    read_mask: Callable[[str], np.ndarray] = video.read_mask,
+    read_mask: Callable[[str], np.ndarray] = read_mask,
 ) -> dict[str, Any]:
     """Converts sequences to shards; all of them and the manifest, or no manifest.
 
@@ -275,7 +276,7 @@ def _fault(example: bytes) -> str | None:
         for name, formats in (("image", ("JPEG", "MPO")), ("mask", ("PNG",))):
             if name == "mask" and name not in features:
                 continue
-            with video.open_image(io.BytesIO(features[name].bytes_list.value[0])) as picture:
+            with open_image(io.BytesIO(features[name].bytes_list.value[0])) as picture:
                 if picture.format not in formats or list(picture.size[::-1]) != size:
                     return f"its {name} is {picture.format} of the size {picture.size}"
     except Exception as error:  # its bytes may be anything
@@ -319,12 +320,12 @@ def _decode_mask(png: tf.Tensor, image: tf.Tensor, ratio: int) -> tf.Tensor:
         for axis in (0, 1):  # the middle of each block; a block at the border may be cut short
             middle = tf.range(tf.shape(image)[axis]) * ratio + ratio // 2
             values = tf.gather(values, tf.minimum(middle, tf.shape(values)[axis] - 1), axis=axis)
-        void = tf.cast(values == _STORED_VOID, tf.uint8) * video.VOID
+        void = tf.cast(values == _STORED_VOID, tf.uint8) * VOID
         return tf.cast(values == 255, tf.uint8) + void
 
     shape = tf.concat([tf.shape(image)[:2], [1]], axis=0)
     return tf.cond(
-        tf.strings.length(png) > 0, decode, lambda: tf.fill(shape, tf.constant(video.VOID, "uint8"))
+        tf.strings.length(png) > 0, decode, lambda: tf.fill(shape, tf.constant(VOID, "uint8"))
     )
 
 
@@ -369,8 +370,8 @@ def _serialise(
         values = read_mask(mask_path)
         if values.shape != size:
             raise InputError(
-                f"Mask {mask_path} is {values.shape[1]}x{values.shape[0]}, its frame {image_path} "
-                f"is {size[1]}x{size[0]} (width x height). A mask must have its frame's size."
+                f"Mask {mask_path} is {describe_size(values.shape)}, its frame {image_path} is "
+                f"{describe_size(size)}. A mask must have its frame's size."
             )
     if height is not None:
         width = max(1, round(size[1] * height / size[0]))
@@ -409,9 +410,9 @@ def _read_jpeg(path: str) -> tuple[bytes, tuple[int, int]]:
     """Returns the file's bytes and its (height, width), after decoding it as a check."""
     try:
         content = pathlib.Path(path).read_bytes()
-        with video.open_image(io.BytesIO(content)) as picture:
+        with open_image(io.BytesIO(content)) as picture:
             kind, (width, height) = picture.format, picture.size
-            if video.is_turned(picture):  # a reader of records knows nothing of EXIF
+            if is_turned(picture):  # a reader of records knows nothing of EXIF
                 picture = ImageOps.exif_transpose(picture)
                 return _to_jpeg(picture.convert("RGB")), picture.size[::-1]
             picture.draft("L", (width // 8, height // 8))  # reads every byte, computes few pixels
@@ -436,7 +437,7 @@ def _to_jpeg(picture: Image.Image) -> bytes:
 
 def _encode_mask(values: np.ndarray) -> bytes:
     stored = values * 255  # 0 and 1 to 0 and 255; void, 255, is set below
-    stored[values == video.VOID] = _STORED_VOID
+    stored[values == VOID] = _STORED_VOID
     encoded = io.BytesIO()
     # Lightly compressed, because training decodes it again and again: 0.8 ms at 480p, where what
     # OpenCV writes takes 1.9 ms.

@@ -9,7 +9,8 @@ import numpy as np
 
 from osvos_tf.errors import InputError
 from osvos_tf.evaluation import metrics
-from osvos_tf.media import video
+from osvos_tf.media.images import describe_size
+from osvos_tf.media.masks import VOID, read_mask
 
 Masks = str | os.PathLike[str] | np.ndarray | Iterable[Any]
 
@@ -53,7 +54,7 @@ def evaluate(masks: Masks, truth: Masks) -> Scores:
         raise InputError(
             f"Wanted 3 frames or more: the first and the last do not count. Got {len(expected)}."
         )
-    void = expected == video.VOID
+    void = expected == VOID
     scores = metrics.sequence_scores(found == 1, expected == 1, void if void.any() else None)
     return Scores(float(scores.J.mean()), float(scores.F.mean()), scores.T)
 
@@ -84,7 +85,7 @@ def _read(masks: Masks, names: list[str] | None, what: str) -> np.ndarray:
         sources: list[Any] = [folder / name for name in names]
     else:
         sources = [getattr(mask, "mask", mask) for mask in masks]  # type: ignore[union-attr]  # no path
-    read = [video.read_mask(source, picked_by=None) for source in sources]
+    read = [read_mask(source, picked_by=None) for source in sources]
     sizes = {mask.shape for mask in read}
     if len(sizes) != 1:
         raise InputError(f"Wanted {what} of one size. Got {len(read)} of {len(sizes)} sizes.")
@@ -92,5 +93,4 @@ def _read(masks: Masks, names: list[str] | None, what: str) -> np.ndarray:
 
 
 def _describe(masks: np.ndarray) -> str:
-    count, height, width = masks.shape
-    return f"{count} of {width}x{height} (width x height)"
+    return f"{len(masks)} of {describe_size(masks.shape[1:])}"

@@ -20,7 +20,11 @@ import numpy as np
 
 from osvos_tf import files, results, runtime
 from osvos_tf.errors import InputError
-from osvos_tf.media import video, visualize
+from osvos_tf.media import visualize
+from osvos_tf.media.frames import Frames, open_frames
+from osvos_tf.media.images import IMAGE_SUFFIXES, open_image
+from osvos_tf.media.masks import check_png, write_mask, write_probability
+from osvos_tf.media.videos import write_video
 from osvos_tf.network.parents import PARENTS
 from osvos_tf.progress import OnProgress
 from osvos_tf.segmentation import annotations, inference
@@ -148,7 +152,7 @@ def run(
         InputError: a mistake in what the job names, see also `results.draft`.
         FloatingPointError: see `training.train`.
     """
-    frames = video.open_frames(job.frames)
+    frames = open_frames(job.frames)
     frames.check()
     given = _annotations(job, frames)
     work = job.work()
@@ -197,7 +201,7 @@ def _describe(specialist: "Specialist") -> dict[str, Any]:
     }
 
 
-def _annotations(job: VideoJob, frames: video.Frames) -> tuple[Annotation, ...]:
+def _annotations(job: VideoJob, frames: Frames) -> tuple[Annotation, ...]:
     """Reads the masks; InputError where two annotate one frame."""
     masks: dict[int | str, annotations.Mask] = {}
     for value in job.masks:
@@ -227,7 +231,7 @@ def _check_place(job: VideoJob, work: Mapping[str, Any], given: tuple[Annotation
 
 def _is_written_so(path: str) -> bool:
     """Tells whether a mask's file is as `video.write_mask` writes it: grey, 0 and 255."""
-    with video.open_image(path) as image:
+    with open_image(path) as image:
         return image.mode == "L" and set(np.unique(np.asarray(image)).tolist()) <= {0, 255}
 
 
@@ -262,7 +266,7 @@ def _are_same(some: tuple[Annotation, ...], others: tuple[Annotation, ...]) -> b
 
 def _write_frames(
     job: VideoJob,
-    frames: video.Frames,
+    frames: Frames,
     specialist: "Specialist",
     folder: pathlib.Path,
     on_progress: OnProgress | None,
@@ -274,7 +278,7 @@ def _write_frames(
     if job.probabilities:
         files.ensure_writable(folder / PROBABILITIES)
     kept = _masks_in_place(job)
-    with video.VideoWriter(folder / "overlay.mp4", frames.size, frames.fps) as overlay:
+    with write_video(folder / "overlay.mp4", frames.size, frames.fps) as overlay:
 
         def write(frame: "SegmentedFrame") -> tuple[str, dict[str, Any]]:
             mask = (frame.mask > 0).astype(np.uint8)
@@ -282,10 +286,10 @@ def _write_frames(
             if frame.name in kept:
                 shutil.copyfile(kept[frame.name], masks / f"{frame.name}.png")
             else:
-                video.write_mask(masks / f"{frame.name}.png", mask)
+                write_mask(masks / f"{frame.name}.png", mask)
             if job.probabilities:
                 place = folder / PROBABILITIES / f"{frame.name}.png"
-                video.write_probability(place, probability)
+                write_probability(place, probability)
             overlay.write(visualize.overlay(frame.image, mask))
             return frame.name, {
                 "area": int(np.count_nonzero(mask)),
@@ -363,7 +367,7 @@ def _identify_frames(path: str) -> str:
         images = sorted(
             image
             for image in place.glob("[!.]*")
-            if image.suffix.lower() in video.IMAGE_SUFFIXES and image.is_file()
+            if image.suffix.lower() in IMAGE_SUFFIXES and image.is_file()
         )
         for image in images:
             digest.update(f"{image.name}/{image.stat().st_size}/".encode(errors="surrogateescape"))
@@ -383,4 +387,4 @@ def _check_pictures(folder: pathlib.Path, record: Mapping[str, Any]) -> None:
             "missing"
         )
     for name in names:
-        video.check_png(folder / f"{name}.png", tuple(record["size"]))
+        check_png(folder / f"{name}.png", tuple(record["size"]))

@@ -19,7 +19,7 @@ from typing import Any
 
 from osvos_tf.data import davis
 from osvos_tf.errors import InputError
-from osvos_tf.media import video
+from osvos_tf.media.frames import open_frames
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,7 @@ def from_davis(sequences: Iterable[davis.Sequence]) -> tuple[Item, ...]:
     for sequence in sequences:
         first, folder = sequence.frames[0], sequence.frames[0].image.parent
         # A list may leave out frames that lie in the folder, the first among them.
-        is_first = video.open_frames(folder).names[0] == first.name
+        is_first = open_frames(folder).names[0] == first.name
         mask = str(first.mask) if is_first else f"{first.name}:{first.mask}"
         items.append(Item(sequence.name, str(folder), (mask,)))
     return _check(items, "The split")

@@ -8,7 +8,9 @@ import numpy as np
 from PIL import Image
 
 from osvos_tf.errors import InputError
-from osvos_tf.media import video
+from osvos_tf.media.frames import Frames
+from osvos_tf.media.images import describe_size
+from osvos_tf.media.masks import read_mask
 
 Mask = str | os.PathLike[str] | Image.Image | np.ndarray
 
@@ -32,7 +34,7 @@ class Annotation(NamedTuple):
 
 
 def read_annotations(
-    frames: video.Frames, masks: Mapping[int | str, Mask], object_id: int | None = None
+    frames: Frames, masks: Mapping[int | str, Mask], object_id: int | None = None
 ) -> tuple[Annotation, ...]:
     """Reads the masks of some frames.
 
@@ -55,7 +57,7 @@ def read_annotations(
         if name in known:
             raise InputError(f"Two masks annotate frame {name!r}. Give each frame one.")
         image = frames.read(name)
-        mask = video.read_mask(source, object_id, picked_by="`object`")
+        mask = read_mask(source, object_id, picked_by="`object`")
         is_path = isinstance(source, (str, os.PathLike))
         _check(mask, f"'{source}'" if is_path else f"of frame {name!r}", image, name)
         known[name] = Annotation(name, image, mask)
@@ -65,8 +67,8 @@ def read_annotations(
 def _check(mask: np.ndarray, where: str, image: np.ndarray, name: str) -> None:
     if mask.shape != image.shape[:2]:
         raise InputError(
-            f"Mask {where} is {describe_size(mask)}, frame {name!r} is {describe_size(image)} "
-            "(width x height). Draw it at the frame's size."
+            f"Mask {where} is {describe_size(mask.shape)}, frame {name!r} is "
+            f"{describe_size(image.shape)}. Draw it at the frame's size."
         )
     for value, what in ((1, "object"), (0, "background")):
         if not (mask == value).any():
@@ -74,8 +76,3 @@ def _check(mask: np.ndarray, where: str, image: np.ndarray, name: str) -> None:
                 f"Mask {where} has no {what} pixel, so there is nothing to learn. Wanted 255 on "
                 "the object and 0 elsewhere."
             )
-
-
-def describe_size(pixels: np.ndarray) -> str:
-    """Returns the size of pixels [height, width, ...] as width x height."""
-    return f"{pixels.shape[1]}x{pixels.shape[0]}"

@@ -28,7 +28,9 @@ from PIL import Image
 
 from osvos_tf import files, results, runtime
 from osvos_tf.errors import InputError
-from osvos_tf.media import video
+from osvos_tf.media.frames import Frames, open_video
+from osvos_tf.media.images import describe_size, read_image
+from osvos_tf.media.masks import VOID, read_mask
 from osvos_tf.network import DEFAULT_THRESHOLD, model
 from osvos_tf.network.parents import PARENTS
 from osvos_tf.progress import OnProgress, Progress
@@ -42,7 +44,7 @@ NETWORK = "specialist.keras"
 RECORD = "specialist.json"
 ANNOTATIONS = "annotations"
 
-Source = str | os.PathLike[str] | np.ndarray | video.Frames
+Source = str | os.PathLike[str] | np.ndarray | Frames
 
 # A network without a parent is half as wide as VGG16: with one mask there is little to learn from.
 _RANDOM_WIDTH = 0.5
@@ -150,8 +152,8 @@ class Specialist:
         ]
         if kept and kept[0].frame.shape != given[0].frame.shape:
             raise InputError(
-                f"The frames known so far are {annotated.describe_size(kept[0].frame)} (width x "
-                f"height), these are {annotated.describe_size(given[0].frame)}. Correct frames of "
+                f"The frames known so far are {describe_size(kept[0].frame.shape)}, "
+                f"these are {describe_size(given[0].frame.shape)}. Correct frames of "
                 "one size."
             )
         corrected = _train(self.network, (*kept, *given), options, self.objects, on_progress)
@@ -296,14 +298,14 @@ def load(path: str | os.PathLike[str]) -> Specialist:
         annotations = tuple(
             Annotation(
                 str(name),
-                video.read_image(path / ANNOTATIONS / f"{number:05d}.frame.png"),
-                video.read_mask(_labels(path / ANNOTATIONS / f"{number:05d}.mask.png")),
+                read_image(path / ANNOTATIONS / f"{number:05d}.frame.png"),
+                read_mask(_labels(path / ANNOTATIONS / f"{number:05d}.mask.png")),
             )
             for number, name in enumerate(record["annotations"])
         )
         objects = {int(number): str(name) for number, name in record["objects"].items()}
-        if len(objects) != 1 or not all(0 < number < video.VOID for number in objects):
-            raise ValueError(f"wanted one object, 1 to {video.VOID - 1}, got {sorted(objects)}")
+        if len(objects) != 1 or not all(0 < number < VOID for number in objects):
+            raise ValueError(f"wanted one object, 1 to {VOID - 1}, got {sorted(objects)}")
         return Specialist(
             _foreground(path / NETWORK),
             annotations,
@@ -345,7 +347,7 @@ class Segmenter:
         self._follower = inference.Follower(self._predict, self._is_object)
 
     def run(
-        self, frames: video.Frames, on_progress: OnProgress | None = None
+        self, frames: Frames, on_progress: OnProgress | None = None
     ) -> Iterator[SegmentedFrame]:
         """Yields a `SegmentedFrame` for every frame of a video."""
         started = time.monotonic()
@@ -368,7 +370,7 @@ class Segmenter:
             name: of the frame.
         """
         if mask is not None:
-            known = Annotation(name, image, video.read_mask(mask))
+            known = Annotation(name, image, read_mask(mask))
             self._follower.anchor(known.mask == 1)
             nothing = np.zeros(self._size, np.float32)
             return self._given(known, nothing)
@@ -379,9 +381,7 @@ class Segmenter:
             ((_, _, predicted),) = inference.predict_frames([(name, image)], self._predict)
         return self._finish(name, image, window, predicted)
 
-    def _locate(
-        self, frames: video.Frames
-    ) -> Iterator[tuple[str, np.ndarray, inference.Window, Any]]:
+    def _locate(self, frames: Frames) -> Iterator[tuple[str, np.ndarray, inference.Window, Any]]:
         """Yields (name, frame, window, prediction in the window) of all frames."""
         images = inference.read_ahead(frames)
         if self._options.follow:
@@ -428,7 +428,7 @@ class Segmenter:
 
     def _given(self, known: Annotation, probability: np.ndarray) -> SegmentedFrame:
         """Returns an annotated frame as it was given; where it is void, as it was found."""
-        void = known.mask == video.VOID
+        void = known.mask == VOID
         found = np.where(void, probability, known.mask == 1).astype(np.float32)
         inside = np.where(void, probability > self._options.threshold, known.mask == 1)
         mask = inside.astype(np.uint8) * np.uint8(self._id)
@@ -457,8 +457,8 @@ def _foreground(path: str | os.PathLike[str]) -> keras.Model:
     return network
 
 
-def _open(source: Source) -> video.Frames:
-    frames = video.open_video(source)
+def _open(source: Source) -> Frames:
+    frames = open_video(source)
     frames.check()
     return frames
 

@@ -26,6 +26,7 @@ import cv2
 import numpy as np
 
 from osvos_tf.errors import InputError, missing_package
+from osvos_tf.media.images import describe_size
 
 if TYPE_CHECKING:
     import requests
@@ -591,8 +592,8 @@ def _from_pngs(images: Sequence[bytes] | np.ndarray, size: tuple[int, ...]) -> n
         width, height = struct.unpack(">II", png[16:24].ljust(8, b"\0"))
         if width * height > size[0] * size[1]:
             raise ServingError(
-                f"The server answered a frame of {size[1]}x{size[0]} with a mask of "
-                f"{width}x{height} (width x height)."
+                f"The server answered a frame of {describe_size(size)} with a mask of "
+                f"{describe_size((height, width))}."
             )
     decoded = (cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_GRAYSCALE) for png in images)
     masks = [mask for mask in decoded if mask is not None]

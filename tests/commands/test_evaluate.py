@@ -21,7 +21,7 @@ from osvos_tf.commands import cli, evaluate
 from osvos_tf.data import davis
 from osvos_tf.errors import InputError
 from osvos_tf.evaluation import metrics, report
-from osvos_tf.media import video
+from osvos_tf.media.masks import read_mask, write_mask
 from support.commands import moments
 
 GLOBAL = ["method", "J_mean", "J_recall", "J_decay", "F_mean", "F_recall", "F_decay", "T"]
@@ -32,12 +32,12 @@ def results(fake_davis, tmp_path):
     """Two methods on the training split: perfect, and the annotation moved by four pixels."""
     for sequence in davis.read_split(fake_davis, "train"):
         for frame in sequence.frames:
-            mask = video.read_mask(frame.mask)
+            mask = read_mask(frame.mask)
             for method, moved in (("perfect", 0), ("moved", 4)):
                 # `segment` leaves masks/ in the folder it is given, others leave the masks there.
                 folder = tmp_path / method / sequence.name / ("masks" if moved else "")
                 folder.mkdir(parents=True, exist_ok=True)
-                video.write_mask(folder / f"{frame.name}.png", np.roll(mask, moved, axis=1))
+                write_mask(folder / f"{frame.name}.png", np.roll(mask, moved, axis=1))
     return tmp_path
 
 
@@ -148,7 +148,7 @@ def test_folders_without_results(fake_davis, results, tmp_path):
 
 def test_palette_results(fake_davis, results):
     for path in (results / "moved").glob("*/masks/*.png"):
-        labels = np.where(video.read_mask(path) == 1, np.arange(80) % 2 + 1, 0)  # two objects
+        labels = np.where(read_mask(path) == 1, np.arange(80) % 2 + 1, 0)  # two objects
         picture = Image.fromarray(labels.astype(np.uint8), mode="P")
         picture.putpalette([0, 0, 0, 236, 95, 103, 249, 145, 87])
         picture.save(path)
@@ -305,8 +305,8 @@ def test_killed_thirty_times_it_leaves_the_old_or_the_new_whole(commands, fake_d
             folder = results / method / sequence.name
             folder.mkdir(parents=True)
             for frame in sequence.frames:
-                moved = np.roll(video.read_mask(frame.mask), 4 * (method == "moved"), axis=1)
-                video.write_mask(folder / f"{frame.name}.png", moved)
+                moved = np.roll(read_mask(frame.mask), 4 * (method == "moved"), axis=1)
+                write_mask(folder / f"{frame.name}.png", moved)
     flags = [f"--davis={fake_davis}", "--split=val", "--overwrite"]
     expected, seconds = {}, []
     for method in methods:

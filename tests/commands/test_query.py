@@ -9,7 +9,10 @@ import pytest
 from osvos_tf.commands import cli, query, segment
 from osvos_tf.data import davis
 from osvos_tf.errors import InputError
-from osvos_tf.media import video
+from osvos_tf.media import masks
+from osvos_tf.media.frames import open_frames
+from osvos_tf.media.masks import read_mask, write_mask
+from osvos_tf.media.videos import write_video
 from osvos_tf.network import model, saved_model
 from osvos_tf.serving import client
 from osvos_tf.serving import server as model_server
@@ -112,7 +115,7 @@ def test_what_it_leaves(arguments, capsys):
     run(arguments)
     out = arguments["out"]
     assert {path.name for path in out.iterdir()} == {"masks", "run.json"}
-    assert video.read_mask(out / "masks" / "00000.png").shape == (HEIGHT, WIDTH)
+    assert read_mask(out / "masks" / "00000.png").shape == (HEIGHT, WIDTH)
     record = json.loads((out / "run.json").read_text())
     assert record["frames"] == 4 and record["size"] == [HEIGHT, WIDTH]
     assert record["flags"]["server"] == arguments["server"]
@@ -120,8 +123,8 @@ def test_what_it_leaves(arguments, capsys):
 
 
 def test_video_in(arguments, tmp_path):
-    with video.VideoWriter(tmp_path / "clip.mp4", (HEIGHT, WIDTH), 12) as writer:
-        for _, frame in video.open_frames(arguments["frames"]):
+    with write_video(tmp_path / "clip.mp4", (HEIGHT, WIDTH), 12) as writer:
+        for _, frame in open_frames(arguments["frames"]):
             writer.write(frame)
     run({**arguments, "frames": tmp_path / "clip.mp4"})
     names = [path.stem for path in sorted((arguments["out"] / "masks").iterdir())]
@@ -144,7 +147,7 @@ def test_the_same_command_again(arguments, saved_models, capsys):
     out = arguments["out"]
     before = {path: path.read_bytes() for path in out.rglob("*.*")}
     corrected = out / "masks" / "00002.png"
-    video.write_mask(corrected, 1 - video.read_mask(corrected))  # by hand, in place
+    write_mask(corrected, 1 - read_mask(corrected))  # by hand, in place
     before[corrected] = corrected.read_bytes()
     capsys.readouterr()
     run({**arguments, "deadline": 1})  # that server is gone
@@ -222,13 +225,12 @@ def test_a_mistake_does_not_cost_an_earlier_result(arguments, impatient):
 
 def test_a_server_that_goes_away(arguments, saved_models, impatient, monkeypatch):
     server = model_server.ModelServer({"dog": saved_models / "dog"})
-    write_mask = video.write_mask
 
     def write_and_stop(path, mask):
-        write_mask(path, mask)
+        masks.write_mask(path, mask)
         server.__exit__()
 
-    monkeypatch.setattr(video, "write_mask", write_and_stop)
+    monkeypatch.setattr(query, "write_mask", write_and_stop)
     with server, pytest.raises(InputError, match="No answer for model 'dog'"):
         address = f"http://127.0.0.1:{server.rest_port}"
         run({**arguments, "server": address, "batch_size": 1, "in_flight": 1})

@@ -15,7 +15,10 @@ from osvos_tf.commands import cli, segment
 from osvos_tf.data import davis
 from osvos_tf.errors import InputError
 from osvos_tf.evaluation import metrics
-from osvos_tf.media import video
+from osvos_tf.jobs import video_job
+from osvos_tf.media.frames import open_frames
+from osvos_tf.media.masks import read_mask
+from osvos_tf.media.videos import write_video
 from osvos_tf.network import DEFAULT_THRESHOLD, model
 from osvos_tf.segmentation import inference, snapping
 from support.world import REPOSITORY
@@ -56,7 +59,7 @@ def run(arguments):
 
 
 def read_masks(folder):
-    return {path.stem: video.read_mask(path) for path in sorted(folder.iterdir())}
+    return {path.stem: read_mask(path) for path in sorted(folder.iterdir())}
 
 
 def test_what_it_leaves(arguments, bear):
@@ -79,7 +82,7 @@ def test_what_it_leaves(arguments, bear):
         with Image.open(out / "masks" / f"{name}.png") as picture:
             assert (picture.mode, picture.size) == ("L", (WIDTH, HEIGHT))
             assert set(np.unique(picture)) <= {0, 255}
-    overlay = video.open_frames(out / "overlay.mp4")
+    overlay = open_frames(out / "overlay.mp4")
     assert (overlay.size, len(overlay.names)) == ((HEIGHT, WIDTH), len(names))
     record = json.loads((out / "run.json").read_text())
     assert record["updates"] == len(record["losses"]) == 2
@@ -97,18 +100,18 @@ def test_what_it_leaves(arguments, bear):
 def test_masks_are_what_the_specialist_says(arguments, bear):
     run({**arguments, "snap": "none", "follow": False})
     network = osvos_tf.load_model(arguments["out"] / "specialist.keras")
-    frames = np.stack([frame for _, frame in video.open_frames(arguments["frames"])])
+    frames = np.stack([frame for _, frame in open_frames(arguments["frames"])])
     expected = model.build_predictor(network).predict(frames, verbose=0)[..., 0] > DEFAULT_THRESHOLD
     found = np.stack(list(read_masks(arguments["out"] / "masks").values()))
     assert np.mean(found[1:] == expected[1:]) > 0.999  # another batch size may round another way
-    np.testing.assert_array_equal(found[0], video.read_mask(arguments["mask"]))  # as it was given
+    np.testing.assert_array_equal(found[0], read_mask(arguments["mask"]))  # as it was given
 
 
 @pytest.mark.slow
 def test_one_mask_teaches_the_object(arguments, bear):
     run({**arguments, "updates": 500})
     masks = read_masks(arguments["out"] / "masks")
-    truth = [video.read_mask(frame.mask) for frame in bear.frames]
+    truth = [read_mask(frame.mask) for frame in bear.frames]
     scores = metrics.region_similarity(np.stack(list(masks.values())), np.stack(truth))
     assert scores.min() > 0.7
 
@@ -202,7 +205,7 @@ def test_masks_are_snapped_to_contours(arguments, contour):
          "follow": False})  # fmt: skip
     network = osvos_tf.load_model(arguments["out"] / "specialist.keras")
     streams = model.build_two_stream(network, osvos_tf.load_model(contour))
-    frames = np.stack([frame for _, frame in video.open_frames(arguments["frames"])])
+    frames = np.stack([frame for _, frame in open_frames(arguments["frames"])])
     predicted = streams.predict_on_batch(frames)
     found = read_masks(arguments["out"] / "masks")
     for index, mask in list(enumerate(found.values()))[1:]:
@@ -214,7 +217,7 @@ def test_masks_are_snapped_to_contours(arguments, contour):
 def test_masks_are_snapped_to_edges(arguments):
     run({**arguments, "snap": "bilateral", "follow": False})
     network = osvos_tf.load_model(arguments["out"] / "specialist.keras")
-    frames = [frame for _, frame in video.open_frames(arguments["frames"])]
+    frames = [frame for _, frame in open_frames(arguments["frames"])]
     predicted = model.build_predictor(network).predict_on_batch(np.stack(frames))
     found = read_masks(arguments["out"] / "masks")
     for frame, probability, mask in list(zip(frames, predicted, found.values(), strict=True))[1:]:
@@ -236,12 +239,12 @@ def test_snap_and_contour_go_together(arguments, contour, parent):
 
 
 def test_video_in(arguments, tmp_path):
-    with video.VideoWriter(tmp_path / "clip.mp4", (HEIGHT, WIDTH), 12) as writer:
-        for _, frame in video.open_frames(arguments["frames"]):
+    with write_video(tmp_path / "clip.mp4", (HEIGHT, WIDTH), 12) as writer:
+        for _, frame in open_frames(arguments["frames"]):
             writer.write(frame)
     run({**arguments, "frames": tmp_path / "clip.mp4"})
     assert list(read_masks(arguments["out"] / "masks")) == ["00000", "00001", "00002", "00003"]
-    assert video.open_frames(arguments["out"] / "overlay.mp4").fps == pytest.approx(12)
+    assert open_frames(arguments["out"] / "overlay.mp4").fps == pytest.approx(12)
 
 
 def test_a_second_annotated_frame(arguments, bear):
@@ -251,7 +254,7 @@ def test_a_second_annotated_frame(arguments, bear):
         segment.main(cli.parse(segment.FLAGS, given))
         masks = read_masks(arguments["out"] / "masks")
         for frame in (bear.frames[0], bear.frames[2]):
-            np.testing.assert_array_equal(masks[frame.name], video.read_mask(frame.mask))
+            np.testing.assert_array_equal(masks[frame.name], read_mask(frame.mask))
     for again in ("", "00000:", "0:"):
         with pytest.raises(InputError, match="Two masks annotate frame '00000'"):
             segment.main(cli.parse(segment.FLAGS, [*flags, f"--mask={again}{bear.frames[0].mask}"]))
@@ -374,7 +377,7 @@ def test_results_of_other_flags_are_replaced_only_where_that_is_said(arguments, 
 def test_a_run_that_fails_leaves_the_earlier_result(arguments, monkeypatch):
     run(arguments)
     before = read_all(arguments["out"])
-    monkeypatch.setattr(video, "write_mask", lambda *_: (_ for _ in ()).throw(OSError("full")))
+    monkeypatch.setattr(video_job, "write_mask", lambda *_: (_ for _ in ()).throw(OSError("full")))
     with pytest.raises(OSError, match="full"):
         run({**arguments, "seed": 1, "overwrite": True})
     assert read_all(arguments["out"]) == before
@@ -385,7 +388,7 @@ def test_a_corrected_mask_in_the_results_stays_as_it_was_drawn(arguments, bear, 
     out = arguments["out"]
     run(arguments)
     corrected = out / "masks" / "00002.png"
-    Image.fromarray(video.read_mask(bear.frames[2].mask) * 255).save(corrected, compress_level=1)
+    Image.fromarray(read_mask(bear.frames[2].mask) * 255).save(corrected, compress_level=1)
     drawn = corrected.read_bytes()
     flags = [f"--{name}={value}" for name, value in arguments.items()]
     flags.append(f"--mask=00002:{corrected}")
@@ -436,7 +439,7 @@ def test_the_specialist_of_a_killed_run_is_used(arguments, capsys, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(video, "write_mask", fail)
+        patch.setattr(video_job, "write_mask", fail)
         with pytest.raises(KeyboardInterrupt):
             run(arguments)
     assert not arguments["out"].exists()

@@ -18,7 +18,7 @@ from osvos_tf.commands import cli, evaluate, segment, segment_dataset
 from osvos_tf.data import davis
 from osvos_tf.errors import InputError
 from osvos_tf.jobs import dispatch, engines, video_job, worker, worklist
-from osvos_tf.media import video
+from osvos_tf.media.masks import write_mask
 from osvos_tf.network import model
 from osvos_tf.network.parents import PARENTS
 from osvos_tf.segmentation import options, specialist
@@ -342,7 +342,7 @@ def test_a_broken_sequence_is_tried_twice_and_reported_while_others_go_on(
     assert "bad.png" in last["error"]
     assert re.search(r"goat +failed", capsys.readouterr().out)
 
-    video.write_mask(bad, np.eye(48, 80))
+    write_mask(bad, np.eye(48, 80))
     assert run(flags) == ["goat"]
     assert worklist.read_results(out / "results.jsonl")["goat"]["status"] == "done"
 

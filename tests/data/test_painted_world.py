@@ -8,7 +8,8 @@ from PIL import Image
 from osvos_tf.data import painted_world
 from osvos_tf.data.painted_world import paint_davis
 from osvos_tf.errors import InputError
-from osvos_tf.media.video import open_frames, read_mask
+from osvos_tf.media.frames import open_frames
+from osvos_tf.media.masks import read_mask
 
 SMALL = {"train": 3, "val": 2, "frames": 4, "size": (48, 80)}
 

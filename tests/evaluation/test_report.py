@@ -13,7 +13,8 @@ from PIL import Image
 
 from osvos_tf.data import davis
 from osvos_tf.evaluation import metrics, report, report_page
-from osvos_tf.media import video
+from osvos_tf.media.frames import open_frames
+from osvos_tf.media.masks import read_mask
 
 HOSTILE = '<b>&"'
 VOID_TAGS = {"br", "hr", "img", "meta", "link", "input", "col"}
@@ -72,14 +73,14 @@ def render(results, sequences=None, examples=()):
 def example(fake_davis):
     """A frame of the invented world with the annotation moved by four pixels as its mask."""
     frame = davis.read_split(fake_davis, "train")[0].frames[1]
-    truth = video.read_mask(frame.mask)
+    truth = read_mask(frame.mask)
     return report_page.Example(
         method=HOSTILE,
         sequence="bear",
         frame=frame.name,
         J=0.6,
         F=0.25,
-        image=video.open_frames(frame.image.parent).read(frame.name),
+        image=open_frames(frame.image.parent).read(frame.name),
         mask=np.roll(truth, 4, axis=1),
         truth=truth,
     )

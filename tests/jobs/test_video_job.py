@@ -16,7 +16,8 @@ from osvos_tf import results
 from osvos_tf.errors import InputError
 from osvos_tf.jobs import video_job
 from osvos_tf.jobs.video_job import VideoJob
-from osvos_tf.media import video
+from osvos_tf.media.masks import read_mask, write_mask
+from osvos_tf.media.videos import write_video
 from osvos_tf.network import model
 from osvos_tf.network.parents import PARENTS
 from osvos_tf.segmentation.options import LearnOptions, SegmentOptions
@@ -156,7 +157,7 @@ def test_nothing_is_no_fault_worth_a_word(job):
         (lambda path: path.unlink(), "3 of 4 .*00002.png is missing"),
         (lambda path: path.write_bytes(path.read_bytes()[:60]), "00002.png' cannot be read"),
         (lambda path: path.write_bytes(b""), "00002.png' cannot be read"),
-        (lambda path: video.write_mask(path, np.eye(3)), "3x3"),
+        (lambda path: write_mask(path, np.eye(3)), "3x3"),
         (lambda path: path.rename(path.with_name("x.png")), "00002.png is missing"),
     ],
 )
@@ -215,7 +216,7 @@ def test_results_of_other_flags_networks_masks(job, out, trainings):
     assert job.find_fault() is None
     (parent.parent / "same.keras").write_bytes(b"weights of a parent")
     assert change(job, parent=str(parent.parent / "same.keras")).find_fault() is None
-    video.write_mask(mask, np.eye(48, 80))
+    write_mask(mask, np.eye(48, 80))
     assert job.find_fault() == "made with another mask"
     before = content(out)
     with pytest.raises(InputError, match=rf"'{out}' holds .* another mask\. .*`overwrite`"):
@@ -284,7 +285,7 @@ def test_results_of_a_video_file(job, trainings, tmp_path):
     clip = tmp_path / "clip.mp4"
 
     def write(shade):
-        with video.VideoWriter(clip, (48, 80)) as writer:
+        with write_video(clip, (48, 80)) as writer:
             for number in range(4):
                 writer.write(np.full((48, 80, 3), shade + number, np.uint8))
 
@@ -399,8 +400,8 @@ def test_given_masks_come_back_as_they_were_given(job, parent, follow):
     record = video_job.run(job)
     for name, given_ in zip(("00000", "00002", "00003"), job.masks, strict=True):
         found = pathlib.Path(job.out, "masks", f"{name}.png")
-        expected = video.read_mask(video_job.split_mask(given_)[1])
-        np.testing.assert_array_equal(video.read_mask(found), expected)
+        expected = read_mask(video_job.split_mask(given_)[1])
+        np.testing.assert_array_equal(read_mask(found), expected)
         assert record["found"][name] == {"area": int(expected.sum()), "confidence": 1.0}
         probability = np.array(Image.open(found.parents[1] / "probabilities" / found.name))
         np.testing.assert_array_equal(probability, expected * 255)

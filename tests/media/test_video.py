@@ -12,15 +12,9 @@ from PIL import Image
 
 from osvos_tf.errors import InputError
 from osvos_tf.files import atomic_path, ensure_writable
-from osvos_tf.media.video import (
-    DEFAULT_FPS,
-    VideoWriter,
-    _natural_key,
-    open_frames,
-    read_mask,
-    write_mask,
-    write_probability,
-)
+from osvos_tf.media.frames import _natural_key, open_frames
+from osvos_tf.media.masks import read_mask, write_mask, write_probability
+from osvos_tf.media.videos import DEFAULT_FPS, write_video
 
 DAVIS_COLOURS = [0, 0, 0, 128, 0, 0, 0, 128, 0] + [9] * 753  # palette: 256 RGB triples
 
@@ -47,8 +41,8 @@ def save_palette(path, labels):
     return path
 
 
-def write_video(path, frames, fps=12.0):
-    with VideoWriter(path, size=frames[0].shape[:2], fps=fps) as video:
+def make_video(path, frames, fps=12.0):
+    with write_video(path, size=frames[0].shape[:2], fps=fps) as video:
         for frame in frames:
             video.write(frame)
     return path
@@ -328,7 +322,7 @@ def test_probability_is_rounded_to_eight_bits(tmp_path):
 @pytest.mark.parametrize("size", [(48, 64), (49, 65)])
 def test_video_round_trip(tmp_path, size, capfd):
     shown = [picture(*size, shade=40 * number) for number in range(5)]
-    path = write_video(tmp_path / "clip.mp4", shown)
+    path = make_video(tmp_path / "clip.mp4", shown)
     assert only_file(tmp_path) == "clip.mp4"
     frames = open_frames(path)
     assert frames.size == (48 + 2 * (size[0] % 2), 64 + 2 * (size[1] % 2))  # made even
@@ -349,7 +343,7 @@ def test_video_round_trip(tmp_path, size, capfd):
 
 
 def test_video_rotation_is_honoured(tmp_path):
-    path = write_video(tmp_path / "clip.mp4", [picture(48, 64)] * 2)
+    path = make_video(tmp_path / "clip.mp4", [picture(48, 64)] * 2)
     content = bytearray(path.read_bytes())
     matrix = content.index(b"tkhd") + 44  # where the track header says how to turn the picture
     one = 0x10000
@@ -371,7 +365,7 @@ def test_what_is_no_video_is_refused_quietly(tmp_path, content, capfd):
 
 
 def test_video_without_decodable_frames_is_refused(tmp_path, capfd):
-    path = write_video(tmp_path / "clip.mp4", [picture(48, 64)] * 2)
+    path = make_video(tmp_path / "clip.mp4", [picture(48, 64)] * 2)
     content = bytearray(path.read_bytes())
     start, end = content.index(b"mdat") + 4, content.index(b"moov") - 4
     content[start:end] = bytes(end - start)
@@ -382,31 +376,31 @@ def test_video_without_decodable_frames_is_refused(tmp_path, capfd):
 
 
 def test_failed_or_empty_video_leaves_the_old_file(tmp_path):
-    path = write_video(tmp_path / "clip.mp4", [picture()])
+    path = make_video(tmp_path / "clip.mp4", [picture()])
     before = path.read_bytes()
-    with pytest.raises(KeyError), VideoWriter(path, size=(24, 40)) as video:
+    with pytest.raises(KeyError), write_video(path, size=(24, 40)) as video:
         video.write(picture())
         raise KeyError
-    with pytest.raises(ValueError, match="No frame"), VideoWriter(path, size=(24, 40)):
+    with pytest.raises(ValueError, match="No frame"), write_video(path, size=(24, 40)):
         pass
     assert path.read_bytes() == before
     assert only_file(tmp_path) == "clip.mp4"
 
 
 def test_video_writer_refuses_frames_that_opencv_would_drop(tmp_path):
-    with VideoWriter(tmp_path / "clip.mp4", size=(24, 40)) as video:
+    with write_video(tmp_path / "clip.mp4", size=(24, 40)) as video:
         video.write(picture())
         for wrong in (picture(40, 24), picture().astype(np.float32), picture()[..., 0]):
             with pytest.raises(ValueError, match="A frame must be uint8"):
                 video.write(wrong)
     with pytest.raises(ValueError, match="fps"):
-        VideoWriter(tmp_path / "clip.mp4", size=(24, 40), fps=0)
+        write_video(tmp_path / "clip.mp4", size=(24, 40), fps=0).__enter__()
 
 
 def test_video_writer_says_when_the_folder_is_missing(tmp_path, capfd):
     with (
         pytest.raises(OSError, match="can write none of the codecs"),
-        VideoWriter(tmp_path / "absent" / "clip.mp4", size=(24, 40)),
+        write_video(tmp_path / "absent" / "clip.mp4", size=(24, 40)),
     ):
         pass
     assert capfd.readouterr().err == ""

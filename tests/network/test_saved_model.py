@@ -15,7 +15,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
 from osvos_tf.errors import InputError
-from osvos_tf.media import video
+from osvos_tf.media.images import read_image
 from osvos_tf.network import model, saved_model
 from osvos_tf.segmentation import inference
 
@@ -108,7 +108,7 @@ def test_encoded_frames_give_the_masks_of_their_pixels(signatures, tmp_path, kin
     frames = []
     for image in images:
         (tmp_path / "frame").write_bytes(image)
-        frames.append(video.read_image(tmp_path / "frame"))
+        frames.append(read_image(tmp_path / "frame"))
     masks = signatures["serving_default"](images=tf.constant(np.stack(frames)))["masks"].numpy()
     replies = signatures["encoded"](image_bytes=tf.constant(images))["mask_bytes"].numpy()
     assert 0 < masks.mean() < 1
@@ -122,7 +122,7 @@ def test_encoded_frames_give_the_masks_of_their_pixels(signatures, tmp_path, kin
 def test_any_png_is_a_frame(signatures, tmp_path, mode):
     image = encode(paint(20, 30), mode=mode)
     (tmp_path / "frame").write_bytes(image)
-    frame = video.read_image(tmp_path / "frame")
+    frame = read_image(tmp_path / "frame")
     mask = signatures["serving_default"](images=tf.constant(frame[None]))["masks"][0]
     reply = signatures["encoded"](image_bytes=tf.constant([image]))["mask_bytes"][0]
     np.testing.assert_array_equal(tf.io.decode_png(reply), mask * 255)

@@ -15,7 +15,8 @@ from osvos_tf.commands import cli, segment
 from osvos_tf.data import davis
 from osvos_tf.errors import InputError
 from osvos_tf.evaluation import metrics
-from osvos_tf.media import video
+from osvos_tf.media.frames import Frames
+from osvos_tf.media.masks import VOID, read_mask, write_mask
 from osvos_tf.network import model
 from osvos_tf.network.parents import PARENTS
 from osvos_tf.segmentation import specialist
@@ -48,7 +49,7 @@ def frames(bear):
 
 @pytest.fixture(scope="module")
 def mask(bear):
-    return video.read_mask(bear.frames[0].mask)
+    return read_mask(bear.frames[0].mask)
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +132,7 @@ def test_it_is_streamed(dog, frames):
     """The first result is there before the last frame is read."""
     read = []
 
-    class Watched(video.Frames):
+    class Watched(Frames):
         path, size, fps, length = pathlib.Path("x"), frames.shape[1:3], 24.0, 40
         names = [f"{number:05d}" for number in range(40)]  # noqa: RUF012
 
@@ -175,7 +176,7 @@ def test_what_one_mask_teaches(bear, frames, mask, parent):
     assert scores.J > 0.7
     assert scores == osvos_tf.evaluate(
         masks_of(learned.segment(frames)),
-        np.stack([video.read_mask(frame.mask) for frame in bear.frames]),
+        np.stack([read_mask(frame.mask) for frame in bear.frames]),
     )
 
 
@@ -190,7 +191,7 @@ def test_api_and_command_give_the_same_masks(bear, frames, parent, tmp_path):
         frames, {0: bear.frames[0].mask}, options=LearnOptions(parent=parent, updates=3, seed=5)
     )
     for frame in learned.segment(frames):
-        written = video.read_mask(tmp_path / "out" / "masks" / f"{frame.name}.png")
+        written = read_mask(tmp_path / "out" / "masks" / f"{frame.name}.png")
         np.testing.assert_array_equal(frame.mask, written)
     loaded = osvos_tf.load(tmp_path / "out")
     assert loaded.losses == learned.losses
@@ -216,7 +217,7 @@ def test_given_masks_come_back(frames, mask, parent):
 
 def test_void_in_a_given_mask_is_found(frames, mask, parent):
     with_void = mask.copy()
-    with_void[:, 40:] = video.VOID
+    with_void[:, 40:] = VOID
     learned = osvos_tf.learn(frames, {0: with_void}, parent=parent, **QUICK)
     (first, *_) = learned.segment(frames, **IDS)
     np.testing.assert_array_equal(first.mask[:, :40], mask[:, :40])
@@ -231,9 +232,9 @@ def test_masks_of_all_kinds(bear, frames, mask, parent, tmp_path):
         mask, mask == 1, mask * 255, mask[..., None], mask.astype(np.int64), mask.astype(float),
     ]  # fmt: skip
     for kind in kinds:
-        np.testing.assert_array_equal(video.read_mask(kind), mask)
-    np.testing.assert_array_equal(video.read_mask(mask * 7), mask)
-    np.testing.assert_array_equal(video.read_mask(mask * 7 + (mask == 0) * 3, 3), mask == 0)
+        np.testing.assert_array_equal(read_mask(kind), mask)
+    np.testing.assert_array_equal(read_mask(mask * 7), mask)
+    np.testing.assert_array_equal(read_mask(mask * 7 + (mask == 0) * 3, 3), mask == 0)
 
 
 def test_an_object_of_a_label_map(frames, mask, parent):
@@ -281,7 +282,7 @@ def test_options_of_another_name_or_type(frames, mask, dog):
 
 def test_correcting_makes_another(dog, frames, mask, bear):
     before = [array.copy() for array in dog.network.get_weights()]
-    second = video.read_mask(bear.frames[2].mask)
+    second = read_mask(bear.frames[2].mask)
     better = dog.correct(frames, {2: second}, updates=2)
     for array, then in zip(dog.network.get_weights(), before, strict=True):
         np.testing.assert_array_equal(array, then)
@@ -398,7 +399,7 @@ def test_one_frame_after_another(dog, frames, mask):
 
 
 def test_scores(bear, tmp_path):
-    truth = np.stack([video.read_mask(frame.mask) for frame in bear.frames])
+    truth = np.stack([read_mask(frame.mask) for frame in bear.frames])
     folder = bear.frames[0].mask.parent
     assert osvos_tf.evaluate(truth, folder)[:2] == (1, 1)
     shifted = np.roll(truth, 5, axis=2)
@@ -407,15 +408,15 @@ def test_scores(bear, tmp_path):
     assert scores == (expected.J.mean(), expected.F.mean(), expected.T)
     (tmp_path / "masks").mkdir()
     for number, one in enumerate(shifted):
-        video.write_mask(tmp_path / "masks" / f"{number:05d}.png", one)
+        write_mask(tmp_path / "masks" / f"{number:05d}.png", one)
     assert osvos_tf.evaluate(tmp_path, folder) == osvos_tf.evaluate(list(shifted), folder) == scores
     void = truth.copy()
-    void[truth != shifted] = video.VOID
+    void[truth != shifted] = VOID
     assert osvos_tf.evaluate(shifted, void).J == 1
 
 
 def test_scores_that_cannot_be(bear, tmp_path):
-    truth = np.stack([video.read_mask(frame.mask) for frame in bear.frames])
+    truth = np.stack([read_mask(frame.mask) for frame in bear.frames])
     for masks, message in (
         (truth[:3], "Wanted a mask for each true one"),
         (truth[:, :-1], "Wanted a mask for each true one"),

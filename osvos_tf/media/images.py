@@ -1,0 +1,118 @@
+"""Single pictures in and out, read within bounds."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import cv2
+import numpy as np
+from PIL import Image, ImageOps, TiffImagePlugin, WebPImagePlugin
+
+from osvos_tf.errors import InputError
+from osvos_tf.files import atomic_path
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+# Larger frames and masks are refused before they are decoded, as what they claim to be may be made
+# up: a PNG of a few KB can unpack to gigabytes. 8K video has half of it.
+MAX_PIXELS = 2**26
+
+_EXIF_ORIENTATION = 0x0112
+_EXIF_ORIENTATIONS = range(2, 9)  # 1 is upright, what is above means nothing
+_EXIF_QUARTER_TURNS = (5, 6, 7, 8)  # orientations that swap height and width
+# Pillow knows more, but EPS and the like are programs rather than pictures. It loads the last two
+# only on demand, or where they are imported.
+_FORMATS = ("JPEG", "PNG", "BMP", TiffImagePlugin.TiffImageFile.format,
+            WebPImagePlugin.WebPImageFile.format)  # fmt: skip
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Returns the upright (height, width), read from the image's header."""
+    with reading(path), open_image(path) as image:
+        width, height = image.size
+        lies = is_turned(image) and image.getexif()[_EXIF_ORIENTATION] in _EXIF_QUARTER_TURNS
+    return (width, height) if lies else (height, width)
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Returns the upright image, uint8 RGB [height, width, 3].
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    with reading(path), open_image(path) as image:
+        image.load()
+        if image.mode == "F":
+            raise ValueError("its pixels are floating-point numbers, whose range is unknown")
+        if is_turned(image):
+            image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I"):  # 16 bits a pixel
+            grey = np.clip(np.asarray(image) >> 8, 0, 255).astype(np.uint8)
+            return np.repeat(grey[..., None], 3, axis=-1)
+        image.info.pop("transparency", None)
+        return np.array(image.convert("RGB"))
+
+
+def is_turned(image: Image.Image) -> bool:
+    """Tells whether an image must be turned or mirrored to stand upright.
+
+    Only JPEG's EXIF counts: that is what cameras and phones write, and TIFF is turned by Pillow.
+    """
+    return (
+        image.format in ("JPEG", "MPO")
+        and image.getexif().get(_EXIF_ORIENTATION, 1) in _EXIF_ORIENTATIONS
+    )
+
+
+@contextmanager
+def open_image(source: str | os.PathLike | BinaryIO) -> Iterator[Image.Image]:
+    """Opens an image with Pillow and reads its header; what is no picture or too large is refused.
+
+    Args:
+        source: path, or a file opened in binary mode.
+
+    Raises:
+        ValueError: more than `MAX_PIXELS`; and whatever Pillow raises, which is much.
+    """
+    try:
+        image = Image.open(source, formats=_FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ValueError(f"it has more than {MAX_PIXELS} pixels, which is the limit") from error
+    with image:
+        require_pixels(*image.size)
+        yield image
+
+
+def require_pixels(width: int, height: int) -> None:
+    """Raises ValueError where a picture of that size is larger than `MAX_PIXELS`."""
+    if width * height > MAX_PIXELS:
+        raise ValueError(
+            f"it is {describe_size((height, width))}, more than the limit of {MAX_PIXELS} pixels"
+        )
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turns Pillow's many exceptions into one that names the file."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # a damaged file fails in many ways inside Pillow
+        raise InputError(
+            f"Wanted an image, but '{path}' cannot be read: {error}. Is the file complete?"
+        ) from error
+
+
+def describe_size(shape: tuple[int, ...]) -> str:
+    """Returns a shape (height, width, ...) as messages say it."""
+    height, width = shape[:2]
+    return f"{width}x{height} (width x height)"
+
+
+def write_png(path: str | os.PathLike, pixels: np.ndarray) -> None:
+    """Writes uint8 grey [height, width]."""
+    _, encoded = cv2.imencode(".png", pixels)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(encoded.tobytes())
