@@ -17,6 +17,7 @@ from absl import app, flags
 
 from benchmarks import timing
 from osvos_tf.evaluation import metrics
+from osvos_tf.evaluation.temporal import pair_instability
 
 flags.adopt_module_key_flags(timing)
 
@@ -36,7 +37,7 @@ def main(argv):
     straightforward, ours = _compare(straightforward_scores, fast_scores, masks, truth)
     decoding = timing.best_seconds(lambda: [cv2.imdecode(png, 0) for png in pngs]) / len(pngs)
     sequence = masks[:_INSTABILITY_FRAMES]
-    instability = timing.best_seconds(lambda: metrics.pair_instability(sequence), rounds=1)
+    instability = timing.best_seconds(lambda: pair_instability(sequence), rounds=1)
     rows = [
         timing.row("J + F of a frame, straightforward", straightforward, bound, **settings),
         timing.row("J + F of a frame, osvos_tf", ours, bound, **settings),

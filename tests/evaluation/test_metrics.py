@@ -12,6 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from osvos_tf.evaluation import metrics
+from osvos_tf.evaluation.polygons import closed_curves, main_polygon, simplified, turning_area
+from osvos_tf.evaluation.temporal import (
+    cheapest_path,
+    cheapest_path_by_queue,
+    contour_samples,
+    distances,
+    histogram_costs,
+    pair_instability,
+    shape_contexts,
+    temporal_instability,
+)
 
 # Invented masks
 
@@ -202,7 +213,7 @@ def test_void_of_another_size_is_refused():
 
 def polygons(mask):
     """Returns all polygons in the order of the list, where the main one is the first longest."""
-    return [metrics._simplified(curve, mask) for curve in metrics._closed_curves(mask)]
+    return [simplified(curve, mask) for curve in closed_curves(mask)]
 
 
 @pytest.mark.parametrize(
@@ -221,13 +232,13 @@ def test_polygons_and_samples(shape, entries, start, samples):
     found = polygons(SHAPES[shape])
     assert [len(polygon) for polygon in found] == entries
     assert found[0][: len(start)].tolist() == [list(vertex) for vertex in start]
-    assert metrics._main_polygon(SHAPES[shape]).tolist() == found[0].tolist()
-    assert len(metrics._contour_samples(SHAPES[shape])) == samples
+    assert main_polygon(SHAPES[shape]).tolist() == found[0].tolist()
+    assert len(contour_samples(SHAPES[shape])) == samples
 
 
 def test_the_polygon_with_most_vertices_wins_wherever_it_is_in_the_list():
-    assert len(metrics._main_polygon(SHAPES["L"] | rectangles((2, 9, 2, 150)))) == 7
-    assert len(metrics._main_polygon(SHAPES["L"] | rectangles((108, 118, 2, 150)))) == 7
+    assert len(main_polygon(SHAPES["L"] | rectangles((2, 9, 2, 150)))) == 7
+    assert len(main_polygon(SHAPES["L"] | rectangles((108, 118, 2, 150)))) == 7
 
 
 @pytest.mark.parametrize(
@@ -245,29 +256,29 @@ def test_the_polygon_with_most_vertices_wins_wherever_it_is_in_the_list():
     ],
 )
 def test_pair_instability(first, second, expected):
-    (value,) = metrics.pair_instability([SHAPES[first], SHAPES[second]])
+    (value,) = pair_instability([SHAPES[first], SHAPES[second]])
     assert value == pytest.approx(expected, abs=1e-15)
 
 
 def test_a_shift_does_not_count_as_instability():
     shifted = np.roll(SHAPES["L"], (7, 11), axis=(0, 1))
-    assert metrics.pair_instability([SHAPES["L"], shifted]).tolist() == [0]
+    assert pair_instability([SHAPES["L"], shifted]).tolist() == [0]
 
 
 def test_temporal_instability_is_five_times_the_mean_and_passes_over_empty_masks():
     disc, ellipse, empty, pixel = (SHAPES[s] for s in ("disc", "ellipse", "empty", "pixel"))
-    assert np.isnan(metrics.pair_instability([disc, empty, pixel, disc])).all()
-    assert math.isnan(metrics.temporal_instability([disc, empty]))
-    values = metrics.pair_instability([disc, ellipse, empty, disc, disc])
+    assert np.isnan(pair_instability([disc, empty, pixel, disc])).all()
+    assert math.isnan(temporal_instability([disc, empty]))
+    values = pair_instability([disc, ellipse, empty, disc, disc])
     assert np.isnan(values).tolist() == [False, True, True, False]
     expected = 5 * (values[0] + values[3]) / 2
-    assert metrics.temporal_instability([disc, ellipse, empty, disc, disc]) == expected
+    assert temporal_instability([disc, ellipse, empty, disc, disc]) == expected
 
 
 def test_temporal_instability_wants_two_masks():
     for masks in (SHAPES["disc"], [SHAPES["disc"]]):
         with pytest.raises(ValueError, match=r"masks: wanted \[frames >= 2, height, width\], got"):
-            metrics.temporal_instability(masks)
+            temporal_instability(masks)
 
 
 @settings(max_examples=50, deadline=None)
@@ -276,13 +287,13 @@ def test_curves_use_each_crack_once_and_enclose_the_object(masks):
     mask = masks[0]
     stride = mask.shape[1] + 1
     cracks, visited, area = 0, set(), 0
-    for curve in metrics._closed_curves(mask):
+    for curve in closed_curves(mask):
         assert curve[0] == curve[-1]
         assert len(set(curve[1:])) == len(curve) - 1  # no curve meets itself
         visited |= {tuple(sorted(pair)) for pair in itertools.pairwise(curve)}
         cracks += len(curve) - 1
         is_hole = not mask[divmod(min(curve), stride)]
-        enclosed = abs(metrics._turning_area(np.stack(np.divmod(curve, stride), axis=1))) / 2
+        enclosed = abs(turning_area(np.stack(np.divmod(curve, stride), axis=1))) / 2
         area += -enclosed if is_hole else enclosed
     padded = np.pad(mask, 1)
     expected = (padded[1:] != padded[:-1]).sum() + (padded[:, 1:] != padded[:, :-1]).sum()
@@ -293,10 +304,10 @@ def test_curves_use_each_crack_once_and_enclose_the_object(masks):
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(0, 2**32), st.sampled_from([2, 4, 1e9]))
 def test_the_path_is_the_queue_s_even_where_many_paths_are_equally_short(rows, columns, seed, top):
     costs = np.random.default_rng(seed).integers(0, top, (rows, columns)).astype(float)
-    path = metrics._cheapest_path(costs)
-    assert path.tolist() == metrics._cheapest_path_by_queue(costs).tolist()
+    path = cheapest_path(costs)
+    assert path.tolist() == cheapest_path_by_queue(costs).tolist()
     length = sum(costs[tuple(node)] for node in path[:-1])
-    assert length == metrics._distances(costs)[-1, -1]
+    assert length == distances(costs)[-1, -1]
 
 
 # Statistics and whole sequences
@@ -336,7 +347,7 @@ def test_sequence_scores_leave_out_both_ends_and_start_t_from_the_annotation():
     scores = metrics.sequence_scores(masks, truth)
     assert scores.J.tolist() == [metrics.region_similarity(ellipse, disc), 1]
     assert scores.F.tolist() == [metrics.boundary_accuracy(ellipse, disc), 1]
-    expected = metrics.temporal_instability([disc, ellipse, ellipse])
+    expected = temporal_instability([disc, ellipse, ellipse])
     assert expected == scores.T
     assert metrics.sequence_scores(masks, truth, void=masks ^ truth).J.tolist() == [1, 1]
 
@@ -400,7 +411,7 @@ def test_published_values_are_reproduced(golden, sequence):
     expected = VAL_TABLE[sequence]
     statistics = [*metrics.statistics(J), *metrics.statistics(F)]
     np.testing.assert_allclose(statistics, expected[:6], rtol=0, atol=0.00006)
-    raw = metrics.pair_instability(masks[:-1])  # its first mask is the annotation
+    raw = pair_instability(masks[:-1])  # its first mask is the annotation
     np.testing.assert_allclose(raw, stored["osvos_T"], rtol=0, atol=1e-9)
     assert 5 * raw.mean() == pytest.approx(expected[6], abs=0.00006)
 
@@ -409,7 +420,7 @@ def test_published_values_are_reproduced(golden, sequence):
 @pytest.mark.parametrize("sequence", ["car-shadow", "drift-straight"])
 def test_published_instability_of_the_annotations_is_reproduced(golden, sequence):
     _, truth, stored = golden(sequence)
-    raw = metrics.pair_instability(truth[:-1])
+    raw = pair_instability(truth[:-1])
     np.testing.assert_allclose(raw, stored["gt_T"], rtol=0, atol=1e-9)
     assert 5 * raw.mean() == pytest.approx(VAL_TABLE[sequence][7], abs=0.00006)
 
@@ -417,15 +428,15 @@ def test_published_instability_of_the_annotations_is_reproduced(golden, sequence
 @pytest.mark.real_data
 def test_the_first_pair_of_car_shadow_in_detail(golden):
     _, truth, _ = golden("car-shadow")
-    polygon = metrics._main_polygon(truth[0])
+    polygon = main_polygon(truth[0])
     assert len(polygon) == 48
     assert polygon[:3].tolist() == [[101, 597], [106, 597], [109, 620]]
-    samples = [metrics._contour_samples(mask) for mask in truth[:2]]
+    samples = [contour_samples(mask) for mask in truth[:2]]
     assert [len(points) for points in samples] == [333, 325]
     assert samples[0][:4].tolist() == [[101, 597], [103.5, 597], [106, 597], [106.375, 599.875]]
-    costs = metrics._histogram_costs(*map(metrics._shape_contexts, samples))
+    costs = histogram_costs(*map(shape_contexts, samples))
     assert costs[0, 0] == pytest.approx(0.00518957099726646, abs=1e-15)
-    path = metrics._cheapest_path(costs)
+    path = cheapest_path(costs)
     assert len(path) == 348
     best = min(path[:-1].tolist(), key=lambda node: costs[tuple(node)])
     assert best == [23, 24]
