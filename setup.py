@@ -64,7 +64,9 @@ setup(
     python_requires=">=3.10,<3.14",
     package_dir={"": "."},  # an editable install is then a path, without a finder at each start
     packages=find_packages(include=["osvos_tf", "osvos_tf.*"]),
-    package_data={"osvos_tf": ["py.typed", "*/*.jinja", "network/parents/*"]},
+    package_data={
+        "osvos_tf": ["py.typed", "*/*.jinja", "network/parents/*", "network/beside_models/*"]
+    },
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,
     entry_points={

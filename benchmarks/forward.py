@@ -13,9 +13,10 @@ from absl import app, flags
 
 from benchmarks import cost, timing
 from osvos_tf.network import model
+from osvos_tf.network.precision import PRECISIONS, with_precision
 
 WIDTHS = flags.DEFINE_list("widths", ["1.0", "0.5"], "Width multipliers of the network.")
-PRECISIONS = flags.DEFINE_list("precisions", list(model.PRECISIONS), "Compute types.")
+PRECISIONS = flags.DEFINE_list("precisions", list(PRECISIONS), "Compute types.")
 BATCHES = flags.DEFINE_list("batches", ["1", "4"], "Frames of a call, or views of an update.")
 SIZE = flags.DEFINE_list("size", [*map(str, timing.FRAME_SIZE)], "Height and width of a frame.")
 flags.adopt_module_key_flags(timing)
@@ -28,7 +29,7 @@ def main(argv):
     rows = []
     for width, precision in itertools.product(map(float, WIDTHS.value), PRECISIONS.value):
         network = model.build_foreground(width_multiplier=width, start="scratch", seed=0)
-        predictor = model.build_predictor(model.with_precision(network, precision))
+        predictor = model.build_predictor(with_precision(network, precision))
         for batch in map(int, BATCHES.value):
             rows.append(measure(predictor, size, width, precision, batch))
             timing.show(rows[-1])

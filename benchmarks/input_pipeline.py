@@ -26,6 +26,7 @@ from benchmarks import cost, timing, training_step
 from osvos_tf import files
 from osvos_tf.data import davis, input_pipeline, painted_world, tfrecord
 from osvos_tf.network import model
+from osvos_tf.network.precision import choose_precision, with_precision
 from osvos_tf.training import recipes
 
 _SEQUENCES = flags.DEFINE_list("sequences", [], "Sequences of train, by comma; unset: all.")
@@ -116,11 +117,11 @@ def view_rows(records, stage, recipe, width):
 
 def _seconds_of_a_view(stage, size, width):
     """Returns the seconds that an update spends on a view of average size."""
-    precision = model.choose_precision("auto")
+    precision = choose_precision("auto")
     network = model.build_foreground(width_multiplier=width, start="scratch", seed=0)
     stage = dataclasses.replace(stage, accumulation=1)
     full = size or timing.FRAME_SIZE
-    network, probe = model.with_precision(network, precision), timing.matrix_probe(precision)
+    network, probe = with_precision(network, precision), timing.matrix_probe(precision)
     updates, _ = training_step.update_turns(network, stage, full, probe)
     seconds = statistics.median(each.seconds for each in updates) / stage.batch_size
     scales = stage.augmentation.scales or (1.0,)

@@ -32,6 +32,7 @@ from osvos_tf import files
 from osvos_tf.data import davis, painted_world, tfrecord
 from osvos_tf.media.frames import open_frames
 from osvos_tf.network import model
+from osvos_tf.network.files import save_model
 from osvos_tf.serving import client
 
 _MINUTES = flags.DEFINE_float("minutes", 60.0, "How long.", lower_bound=1.0)
@@ -89,7 +90,7 @@ def _prepare(out: pathlib.Path) -> None:
     painted_world.paint_davis(out / "DAVIS", train=4, val=1)
     tfrecord.write_records(davis.read_split(out / "DAVIS", "train"), out / "records", "train")
     network = model.build_foreground(width_multiplier=1 / 16, start="scratch", seed=0)
-    model.save_model(network, out / "parent.keras")
+    save_model(network, out / "parent.keras")
     (sequence,) = davis.read_split(out / "DAVIS", "val")
     frame = sequence.frames[0]
     lines = (f"s{n:04d}:{frame.image.parent} {frame.mask}\n" for n in range(_SEQUENCES))

@@ -13,7 +13,7 @@ import os
 from absl import app, flags
 
 from benchmarks import timing
-from osvos_tf.network import model
+from osvos_tf.network.precision import PRECISIONS
 
 flags.adopt_module_key_flags(timing)
 
@@ -24,7 +24,7 @@ def main(argv):
     """Prints one row a measurement."""
     del argv
     rows = []
-    for precision in model.PRECISIONS:
+    for precision in PRECISIONS:
         for size in _SIZES:
             what = f"product of {size} x {size}, {precision}"
             probe = timing.matrix_probe(precision, size)

@@ -27,6 +27,8 @@ from osvos_tf import LearnOptions, SegmentOptions, files
 from osvos_tf.jobs.video_job import VideoJob
 from osvos_tf.media.masks import write_mask
 from osvos_tf.network import model
+from osvos_tf.network.files import save_model
+from osvos_tf.network.precision import choose_precision
 from osvos_tf.training import recipes
 
 _TABLES = flags.DEFINE_list("tables", ["frames", "size", "batch", "training"], "What to vary.")
@@ -102,7 +104,7 @@ def measure(
         updates: of the one-shot stage; where there are some, the row is about them.
     """
     size = height, round(height * 16 / 9)
-    precision = model.choose_precision("auto")
+    precision = choose_precision("auto")
     job = _prepare(folder, size, count, updates, precision)
     probe = timing.matrix_probe(precision)
     probe.run()
@@ -153,7 +155,7 @@ def _prepare(
             os.link(frames / f"{number % _DISTINCT:05d}.jpg", path)
     write_mask(folder / "mask.png", timing.disk(size))
     parent = model.build_foreground(width_multiplier=_WIDTH.value, start="scratch", seed=0)
-    model.save_model(parent, folder / "parent.keras")
+    save_model(parent, folder / "parent.keras")
     return VideoJob(
         frames=str(frames),
         masks=(str(folder / "mask.png"),),

@@ -24,6 +24,7 @@ from osvos_tf.media.frames import open_frames
 from osvos_tf.media.masks import write_mask
 from osvos_tf.media.videos import write_video
 from osvos_tf.network import model
+from osvos_tf.network.precision import with_precision
 from osvos_tf.segmentation import inference, specialist
 
 _DAVIS = flags.DEFINE_string("davis", None, "DAVIS root.", required=True)
@@ -59,7 +60,7 @@ def main(argv: list[str]) -> None:
 
 def bare_seconds(sequence: davis.Sequence) -> float:
     """Returns seconds a frame of the predictor alone, in batches on frames in memory."""
-    network = model.with_precision(_load(sequence).network, "auto")
+    network = with_precision(_load(sequence).network, "auto")
     predictor = model.build_predictor(network)
     frames = [frame for _, frame in open_frames(sequence.frames[0].image.parent)]
     batches = [np.stack(batch) for batch in inference.batched(frames, _BATCH)]

@@ -17,6 +17,7 @@ from absl import app, flags
 
 from benchmarks import cost, forward, timing
 from osvos_tf.network import model
+from osvos_tf.network.precision import with_precision
 from osvos_tf.training import loop, recipes
 
 for module in (forward, timing):
@@ -32,7 +33,7 @@ def main(argv):
     widths = map(float, forward.WIDTHS.value)
     for width, precision in itertools.product(widths, forward.PRECISIONS.value):
         network = model.build_foreground(width_multiplier=width, start="scratch", seed=0)
-        network = model.with_precision(network, precision)
+        network = with_precision(network, precision)
         for batch, sides in itertools.product(map(int, forward.BATCHES.value), (False, True)):
             rows.append(measure(network, size, width, precision, batch, sides))
             timing.show(rows[-1])

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from osvos_tf.errors import InputError
     from osvos_tf.evaluation.scores import evaluate
     from osvos_tf.media.frames import open_video
-    from osvos_tf.network.model import load_model
+    from osvos_tf.network.files import load_model
     from osvos_tf.segmentation.options import LearnOptions, SegmentOptions
     from osvos_tf.segmentation.specialist import Specialist, learn, load
 
@@ -28,16 +28,16 @@ __all__ = [
 # Public name -> its module; those that load TensorFlow.
 _MODULES = {
     "InputError": "errors",
-    "LearnOptions": "options",
-    "SegmentOptions": "options",
-    "evaluate": "evaluation",
-    "open_video": "video",
+    "LearnOptions": "segmentation.options",
+    "SegmentOptions": "segmentation.options",
+    "evaluate": "evaluation.scores",
+    "open_video": "media.frames",
 }
 _NETWORKS = {
-    "Specialist": "specialist",
-    "learn": "specialist",
-    "load": "specialist",
-    "load_model": "model",
+    "Specialist": "segmentation.specialist",
+    "learn": "segmentation.specialist",
+    "load": "segmentation.specialist",
+    "load_model": "network.files",
 }
 
 

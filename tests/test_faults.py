@@ -13,6 +13,7 @@ import pytest
 
 from osvos_tf.data import davis, tfrecord
 from osvos_tf.network import model
+from osvos_tf.network.files import load_model, save_model
 from support.toy_model import wait_until
 from support.world import draw_bsds, paint
 
@@ -37,7 +38,7 @@ def inputs():
         tfrecord.write_records(sequences, root / "records", "train", shards=2)
         for build in (model.build_foreground, model.build_contour):
             network = build(width_multiplier=WIDTH, start="scratch", seed=1)
-            model.save_model(network, root / f"{network.name}.keras")
+            save_model(network, root / f"{network.name}.keras")
         for sequence in sequences:
             for frame in sequence.frames:
                 path = root / "results" / sequence.name / f"{frame.name}.png"
@@ -256,13 +257,13 @@ def test_a_truncated_checkpoint(commands, inputs, tmp_path):
     flags = [*flags_of("train_parent", inputs, workdir)[:-1], "--updates=6"]
     flags.append("--checkpoint_seconds=0")
     commands.run("train_parent", flags)
-    expected = model.load_model(workdir / "parent.keras").get_weights()
+    expected = load_model(workdir / "parent.keras").get_weights()
     data = workdir / "checkpoints" / "ckpt-6.data-00000-of-00001"
     data.write_bytes(data.read_bytes()[:1000])
     status, text = commands.finish("train_parent", flags)
     assert status == 0, text
     assert "Checkpoint ckpt-6 is damaged" in text and "at update 5" in text
-    found = model.load_model(workdir / "parent.keras").get_weights()
+    found = load_model(workdir / "parent.keras").get_weights()
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_array_equal(a, b)
 

@@ -27,7 +27,7 @@ from osvos_tf.media import images
 from osvos_tf.media.frames import open_frames
 from osvos_tf.media.masks import read_mask
 from osvos_tf.media.videos import write_video
-from osvos_tf.network import saved_model
+from osvos_tf.network import model_store
 from osvos_tf.segmentation import specialist
 from osvos_tf.serving import served_models
 from osvos_tf.serving import tf_serving_messages as messages
@@ -483,14 +483,14 @@ CONFIG = b"""model_config_list {
 def test_damaged_models_config(tmp_path_factory, data):
     path = a_folder(tmp_path_factory) / "models.config"
     path.write_bytes(data.draw(fuzzing.damaged(CONFIG)))
-    for read in (served_models.read_config, saved_model._read_config):
+    for read in (served_models.read_config, model_store.read_config):
         with contextlib.suppress(InputError):
             read(path)
 
 
 def test_models_config_that_is_deep_or_absent(tmp_path):
     path = tmp_path / "models.config"
-    for read in (served_models.read_config, saved_model._read_config):
+    for read in (served_models.read_config, model_store.read_config):
         path.write_text("model_config_list { " * 50_000)
         with pytest.raises(InputError, match=r"models\.config"):
             read(path)

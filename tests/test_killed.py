@@ -15,6 +15,7 @@ import pytest
 
 from osvos_tf.data import davis
 from osvos_tf.network import model
+from osvos_tf.network.files import load_model, save_model
 from osvos_tf.serving import client
 from osvos_tf.serving import server as model_server
 from support.commands import moments
@@ -27,12 +28,12 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def parent(tmp_path_factory):
     path = tmp_path_factory.mktemp("parent") / "parent.keras"
-    model.save_model(model.build_foreground(width_multiplier=WIDTH, start="scratch", seed=1), path)
+    save_model(model.build_foreground(width_multiplier=WIDTH, start="scratch", seed=1), path)
     return path
 
 
 def weights(path):
-    return model.load_model(path).get_weights()
+    return load_model(path).get_weights()
 
 
 def assert_same(found, expected):

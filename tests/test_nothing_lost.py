@@ -17,6 +17,7 @@ from osvos_tf.commands import cli
 from osvos_tf.data import davis, tfrecord
 from osvos_tf.errors import InputError
 from osvos_tf.network import model
+from osvos_tf.network.files import save_model
 from support import foreign, toy_model
 from support.world import draw_bsds, paint
 
@@ -50,7 +51,7 @@ def inputs(tmp_path_factory):
     paint(root / "DAVIS")
     draw_bsds(root / "BSDS")
     network = model.build_foreground(width_multiplier=WIDTH, start="scratch", seed=1)
-    model.save_model(network, root / "parent.keras")
+    save_model(network, root / "parent.keras")
     foreign.write_torch_legacy(root / "parent.pth", foreign.torch_state(foreign.random_arrays()))
     toy_model.save(root / "saved_models" / "dog" / "1")
     sequences = davis.read_split(root / "DAVIS", "train")

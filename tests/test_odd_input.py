@@ -16,6 +16,7 @@ from osvos_tf.media.frames import open_frames
 from osvos_tf.media.masks import read_mask
 from osvos_tf.media.videos import write_video
 from osvos_tf.network import model
+from osvos_tf.network.files import save_model
 from osvos_tf.segmentation import inference
 from support.world import REPOSITORY
 
@@ -25,7 +26,7 @@ def parent(tmp_path_factory):
     path = tmp_path_factory.mktemp("parent") / "parent.keras"
     network = model.build_foreground(width_multiplier=1 / 32, start="scratch", seed=1)
     network.get_layer("preprocess").working_height = 32
-    model.save_model(network, path)
+    save_model(network, path)
     return path
 
 

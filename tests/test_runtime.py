@@ -90,12 +90,13 @@ import hashlib, sys
 import numpy as np
 import osvos_tf.{first}
 from osvos_tf.network import layers, model
+from osvos_tf.network.files import load_model
 from osvos_tf.network.parents import PARENTS
 from osvos_tf.training import loop, recipes
 frames = np.random.default_rng(0).integers(0, 256, [1, 48, 64, 3], np.uint8)
 network = model.build_foreground(width_multiplier=0.1, start="scratch", seed=0)
 types = {{variable.dtype for variable in network.weights}}
-parent = model.load_model(PARENTS['compact'])
+parent = load_model(PARENTS['compact'])
 stage = recipes.ONE_SHOTS["paper"]
 rate = float(loop._make_optimizer(stage).learning_rate)
 for predictor in (model.build_predictor(parent, height=24), model.build_predictor(network)):

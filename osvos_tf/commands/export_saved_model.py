@@ -9,7 +9,6 @@ folder `models.config` (every model there), `batching.config` and `compose.yaml`
 seconds, most of them for starting TensorFlow.
 """
 
-from types import ModuleType
 from typing import Any
 
 from absl import flags
@@ -17,7 +16,7 @@ from absl import flags
 from osvos_tf import runtime
 from osvos_tf.commands import cli
 from osvos_tf.errors import InputError
-from osvos_tf.network import DEFAULT_THRESHOLD
+from osvos_tf.network import DEFAULT_THRESHOLD, model_store
 
 FLAGS = flags.FlagValues()
 cli.define_path("model", None, "The network, a .keras file.", required=True, flag_values=FLAGS)
@@ -54,11 +53,11 @@ GROUPS = (
 def main(args: flags.FlagValues) -> None:
     """Flags -> networks -> a version of the model."""
     runtime.import_tensorflow()
-    from osvos_tf.network import model, saved_model
+    from osvos_tf.network import saved_model
 
-    saved_model.check_folder(args.out, args.version)
-    network = _load(model, args.model, "foreground")
-    contour = None if args.contour is None else _load(model, args.contour, "contour")
+    model_store.check_folder(args.out, args.version)
+    network = _load(args.model, "foreground")
+    contour = None if args.contour is None else _load(args.contour, "contour")
     path = saved_model.export_saved_model(
         network, args.out, contour=contour, threshold=args.threshold, version=args.version
     )
@@ -74,9 +73,11 @@ def run() -> None:
     cli.run(main, FLAGS, __doc__, GROUPS)
 
 
-def _load(model: ModuleType, path: str, kind: str) -> Any:
+def _load(path: str, kind: str) -> Any:
     """Loads a network and makes sure that it is not the other kind."""
-    network = model.load_model(path)
+    from osvos_tf.network.files import load_model
+
+    network = load_model(path)
     if network.name in {"foreground", "contour"} - {kind}:
         raise InputError(
             f"Wanted a {kind} network, but {path} is a {network.name} network. "

@@ -13,7 +13,6 @@ import filecmp
 import os
 import pathlib
 import tempfile
-from types import ModuleType
 from typing import Any
 
 from absl import flags
@@ -55,27 +54,30 @@ def main(args: flags.FlagValues) -> None:
     files.ensure_writable(out.parent)
     with results.lock(out.with_name(f".{out.name}.lock"), out):
         runtime.import_tensorflow()
-        from osvos_tf.network import model, weights
+        from osvos_tf.network import weights
+        from osvos_tf.network.files import save_model
 
         network = weights.import_network(args.source, args.format)
         what = f"a {network.name} network, crop {network.get_layer('fused').crop!r}"
         if out.exists() and not args.overwrite:
-            if not _is_same(out, network, model):
+            if not _is_same(out, network):
                 raise InputError(
                     f"{out} exists and is not this network ({what}). Name another file, or replace "
                     "it with --overwrite."
                 )
             print(f"{out} holds this network already: {what}.")
             return
-        model.save_model(network, out)
+        save_model(network, out)
     print(f"Wrote {out}: {what}.")
 
 
-def _is_same(path: pathlib.Path, network: Any, model: ModuleType) -> bool:
+def _is_same(path: pathlib.Path, network: Any) -> bool:
     """Tells whether a file is what would be written: a network is always the same bytes."""
+    from osvos_tf.network.files import save_model
+
     with tempfile.TemporaryDirectory() as folder:
         written = pathlib.Path(folder, path.name)
-        model.save_model(network, written)
+        save_model(network, written)
         return filecmp.cmp(path, written, shallow=False)
 
 

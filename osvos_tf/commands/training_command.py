@@ -188,6 +188,8 @@ def _train(
     runtime.import_tensorflow()
     from osvos_tf.data import input_pipeline
     from osvos_tf.network import model
+    from osvos_tf.network.files import save_model
+    from osvos_tf.network.precision import choose_precision, with_precision
     from osvos_tf.training import distribution
 
     workdir = pathlib.Path(args.workdir)
@@ -211,10 +213,10 @@ def _train(
                 make_records(workdir / _RECORDS)
         distribution.total(strategy, 0)  # the others wait for the records
         # What "auto" chose once holds for the whole run.
-        precision = precision or model.choose_precision(args.precision)
+        precision = precision or choose_precision(args.precision)
         network = _initial(args, task, model)
         with strategy.scope():
-            network = model.with_precision(network, precision)
+            network = with_precision(network, precision)
         examples = input_pipeline.read_examples(
             records, on_lost=_report_lost if args.skip_corrupt else None
         )
@@ -223,8 +225,8 @@ def _train(
         with _decoding(records):
             _train_stages(args, task, stages, examples, network, strategy)
         if worker == 0:
-            network = model.with_precision(network, "float32")
-            model.save_model(network, workdir / task.file, storage=args.storage)
+            network = with_precision(network, "float32")
+            save_model(network, workdir / task.file, storage=args.storage)
             print(f"Wrote {workdir / task.file}")
         distribution.total(strategy, 0)  # the others end when the model is there
 
@@ -334,11 +336,12 @@ def _check(args: flags.FlagValues) -> None:
 def _initial(args: flags.FlagValues, task: Task, model: ModuleType) -> Any:
     """Returns the network with its first weights."""
     from osvos_tf.network import weight_files, weights
+    from osvos_tf.network.files import load_model
 
     path = str(PARENTS.get(args.weights, args.weights))
     is_file = path not in ("imagenet", "random")
     if is_file and weight_files.recognise(path) == "keras":
-        return model.load_model(path)
+        return load_model(path)
     scratch = args.recipe == "scratch" and args.weights == "random"
     network = getattr(model, task.network)(
         width_multiplier=args.width_multiplier,

@@ -4,33 +4,25 @@ VGG16 without its classifier; a side branch after the last convolution of stages
 side gives a score of its own (`side2` ... `side5`) and 16 channels to the fused output (`fused`).
 """
 
-import functools
-import io
-import json
-import os
-import pathlib
-import time
-import zipfile
 from collections.abc import Callable
 from typing import Any
 
 from osvos_tf import runtime  # noqa: F401 (before Keras: it decides what that runs on)
 
 # isort: split
-import h5py
 import keras
 import numpy as np
 import tensorflow as tf
 
 from osvos_tf.errors import InputError
-from osvos_tf.files import atomic_path
-from osvos_tf.network import keras_file, layers
+from osvos_tf.network import layers
 
 # Stage k has `VGG_BLOCKS[k - 1]` = (3x3 convolutions, channels), and works at 1 / 2^(k - 1).
 VGG_BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
 SIDES = {"side2": 2, "side3": 4, "side4": 8, "side5": 16}  # side output -> stride of its map
 OUTPUTS = (*SIDES, "fused")
 SIDE_CHANNELS = 16
+_FIXED = {"data_format": "channels_last", "dtype": "float32"}  # whatever keras.json says
 
 # Where training starts. "imagenet": the authors' initialisers beside pre-trained VGG weights,
 # which expect colours in 0..255. "scratch": He initialisation with colours scaled to about one.
@@ -38,21 +30,6 @@ INITIALISERS: dict[str, dict[str, Any]] = {
     "imagenet": {"trunk": "he_normal", "side": 0.001, "score": 0.001, "scale": 1.0},
     "scratch": {"trunk": "he_normal", "side": "he_normal", "score": 0.05, "scale": 1 / 64},
 }
-_FROM_FILE = dict.fromkeys(("trunk", "side", "score"), "zeros")  # the weights come from a file
-
-# Matrix work runs in the precision's compute type; logits, and all before them that is summed
-# over many terms, stay float32. Weights are float32 always.
-PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
-_TRUNK = ("block", "prep_")  # names of the layers that do matrix work
-_WEIGHTS, _METADATA = "model.weights.h5", "metadata.json"  # in a .keras file
-# Keras 2, once it has saved in a thread, writes the next `.keras` there as HDF5 unless told not to.
-_NATIVE = {"save_format": "keras_v3"} if keras.__version__ < "3" else {}
-# Settings of layers that make the function what it is.
-_TOLD = ("filters", "kernel_size", "strides", "padding", "dilation_rate", "groups", "activation",
-         "use_bias", "pool_size", "stride", "scale", "working_height", "crop")  # fmt: skip
-_FIXED = {"data_format": "channels_last", "dtype": "float32"}  # whatever keras.json says
-_PROBE_SIZE = (17, 19)  # height and width of the frame that a loaded network must take
-_PROBE = 1024  # rows of the matrix product that compares the precisions
 
 
 def build_foreground(
@@ -198,43 +175,6 @@ def working_height(model: keras.Model) -> int | None:
     return model.get_layer("preprocess").working_height
 
 
-def with_precision(model: keras.Model, precision: str) -> keras.Model:
-    """Returns a copy of the network, weights included, whose trunk computes in `precision`.
-
-    Args:
-        model: a network of this module.
-        precision: "float32", "bfloat16" or "auto", see `choose_precision`. Weights and logits
-            are float32 in all.
-    """
-    policy = PRECISIONS[choose_precision(precision)]
-
-    def recast(layer: keras.layers.Layer) -> keras.layers.Layer:
-        config = layer.get_config()
-        if layer.name.startswith(_TRUNK):
-            config["dtype"] = policy
-        return layer.__class__.from_config(config)
-
-    copy = keras.models.clone_model(model, clone_function=recast)
-    copy.set_weights(model.get_weights())
-    return copy
-
-
-@functools.cache
-def choose_precision(precision: str) -> str:
-    """Returns "float32" or "bfloat16"; for "auto" what multiplies matrices faster here."""
-    if precision != "auto":
-        return precision
-    seconds = {}
-    for name in PRECISIONS:
-        matrix = tf.cast(tf.random.stateless_normal([_PROBE, _PROBE], [0, 0]), name)
-        tf.linalg.matmul(matrix, matrix)  # the first call sets things up
-        start = time.perf_counter()
-        for _ in range(3):
-            tf.linalg.matmul(matrix, matrix).numpy()
-        seconds[name] = time.perf_counter() - start
-    return min(seconds, key=seconds.__getitem__)
-
-
 def split(model: keras.Model, blocks: int) -> tuple[keras.Model, keras.Model]:
     """Parts a network behind one of its trunk's blocks; the parts share its weights.
 
@@ -271,176 +211,6 @@ def split(model: keras.Model, blocks: int) -> tuple[keras.Model, keras.Model]:
     return stem, keras.Model({**inputs, "like": like}, outputs, name="rest")
 
 
-def save_model(
-    model: keras.Model, path: str | os.PathLike[str], *, storage: str = "float32"
-) -> None:
-    """Writes the model to a `.keras` file, whole or not at all.
-
-    Args:
-        model: a network of this module.
-        path: the `.keras` file.
-        storage: type of the weights in the file: "float32", or "float16", which halves it at the
-            cost of the last bits. They are float32 again when the file is loaded.
-
-    Raises:
-        InputError: it cannot be written; where there is no room, HDF5 says so in words of its own.
-    """
-    try:
-        with atomic_path(path) as temporary:
-            model.save(temporary, **_NATIVE)
-            _repack(temporary, storage)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise InputError(
-            f"Cannot write {path}: {reason}. Make room, or name another folder."
-        ) from error
-
-
-def _repack(path: pathlib.Path, storage: str) -> None:
-    """Rewrites a `.keras` file, an HDF5 file in a zip archive, without what chance put into it.
-
-    That is the time of day, and the places in memory that Keras takes for the ids of shared
-    settings. So the same network is the same bytes. The weights become another type on the way.
-    """
-    with zipfile.ZipFile(path) as archive:
-        members = {name: archive.read(name) for name in archive.namelist()}
-    metadata = json.loads(members[_METADATA])
-    members[_METADATA] = json.dumps({**metadata, "date_saved": ""}).encode()
-    config = json.loads(members["config.json"], object_hook=_without_id)
-    members["config.json"] = json.dumps(config).encode()
-    compression = zipfile.ZIP_STORED
-    if storage != "float32":
-        members[_WEIGHTS] = _recode(members[_WEIGHTS], storage)
-        compression = zipfile.ZIP_DEFLATED
-    with zipfile.ZipFile(path, "w", compression) as archive:
-        for name, content in members.items():
-            archive.writestr(zipfile.ZipInfo(name), content, compression)  # of 1980
-
-
-def _without_id(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if key != "shared_object_id"}
-
-
-def _recode(weights: bytes, storage: str) -> bytes:
-    """Returns an HDF5 file with all arrays in another type."""
-    recoded = io.BytesIO()
-    with h5py.File(io.BytesIO(weights), "r") as source, h5py.File(recoded, "w") as target:
-
-        def copy(name: str, item: Any) -> None:
-            if isinstance(item, h5py.Dataset):
-                item = target.create_dataset(name, data=item[()].astype(storage))
-            else:
-                item = target.require_group(name)
-            item.attrs.update(source[name].attrs)
-
-        target.attrs.update(source.attrs)
-        source.visititems(copy)
-    return recoded.getvalue()
-
-
-def load_model(path: str | os.PathLike[str]) -> keras.Model:
-    """Loads a network that this package saved.
-
-    Args:
-        path: a `.keras` file.
-
-    Returns:
-        The functional `keras.Model`, with float32 weights.
-
-    Raises:
-        InputError: no such file, no Keras model, or not a network of this package; foreign code
-            in the file is never run, see `keras_file`.
-    """
-    path = pathlib.Path(path)
-    if not path.is_file():
-        raise InputError(f"No model file {path}. Wanted a .keras file, such as parent.keras.")
-    # Keras chooses the format by the suffix, and other formats have no safe mode.
-    if path.suffix != ".keras" or not zipfile.is_zipfile(path):
-        raise InputError(
-            f"{path} is not a .keras file (a zip archive of that suffix). Train or import one."
-        )
-    keras_file.check(path)
-    try:
-        model = _rebuild(path) or keras.models.load_model(path, compile=False, safe_mode=True)
-        outputs = model(tf.zeros([1, *_PROBE_SIZE, 3], tf.uint8))
-        shapes = {name: tuple(logits.shape) for name, logits in outputs.items()}
-    except Exception as error:  # a graph that does not fit together fails anywhere inside Keras
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path} cannot be loaded as a Keras model: {reason}") from error
-    if shapes != dict.fromkeys(OUTPUTS, (1, *_PROBE_SIZE, 1)):
-        raise InputError(
-            f"{path} is a Keras model, but no OSVOS network: wanted the outputs "
-            f"{', '.join(OUTPUTS)} of a frame's size, got {shapes}."
-        )
-    return model
-
-
-def _rebuild(path: pathlib.Path) -> keras.Model | None:
-    """Builds the network that a file describes, from a few of its settings.
-
-    Keras itself reads no file of a later version than its own: each brings settings that the ones
-    before refuse.
-
-    Args:
-        path: a `.keras` file that `keras_file.check` has let pass.
-
-    Returns:
-        The network, or None where the file describes any other than `_graph` builds, or does not
-        say whose the weights are (as Keras 2's): then Keras must read it.
-    """
-    with zipfile.ZipFile(path) as archive:
-        config = json.loads(archive.read("config.json"))["config"]
-        weights = archive.read(_WEIGHTS)
-    found = {layer["name"]: layer["config"] for layer in config["layers"]}
-    try:
-        channels = [
-            found[f"block{stage}_conv1"]["filters"] for stage, _ in enumerate(VGG_BLOCKS, start=1)
-        ]
-        settings = {**_FROM_FILE, "scale": found["preprocess"]["scale"]}
-        crop = found["fused"]["crop"]
-    except KeyError:
-        return None
-    network = _graph(config["name"], crop, channels, settings, _Seeds(None))
-    network.get_layer("preprocess").working_height = found["preprocess"]["working_height"]
-    if _describe(config) != _describe(json.loads(network.to_json())["config"]):
-        return None
-    with h5py.File(io.BytesIO(weights), "r") as file:
-        groups = [layer["vars"] for layer in file.get("layers", {}).values() if "vars" in layer]
-        arrays = {group.attrs.get("name"): list(map(group.get, sorted(group))) for group in groups}
-        weighted = [layer for layer in network.layers if layer.weights]
-        if any(layer.name not in arrays for layer in weighted):
-            return None
-        for layer in weighted:
-            layer.set_weights([array[()].astype("float32") for array in arrays[layer.name]])
-    return network
-
-
-def _describe(config: dict[str, Any]) -> dict[str, Any]:
-    """Returns what a functional model's config says, but for what Keras's versions say otherwise.
-
-    Returns:
-        {layer's name: (class, inputs, settings)}.
-    """
-    names = {layer["name"] for layer in config["layers"]}
-
-    def inputs(value: Any) -> list[str]:
-        if isinstance(value, str):
-            return [value] if value in names else []
-        if not isinstance(value, dict | list):
-            return []
-        values = value.values() if isinstance(value, dict) else value
-        return [name for part in values for name in inputs(part)]
-
-    return {
-        layer["name"]: (
-            layer["class_name"].rpartition(">")[2],
-            inputs(layer["inbound_nodes"]),
-            {key: layer["config"].get(key) for key in _TOLD},
-        )
-        for layer in config["layers"]
-    }
-
-
 def _build(
     name: str, crop: str, width_multiplier: float, start: str, seed: int | None
 ) -> keras.Model:
@@ -451,30 +221,39 @@ def _build(
         raise ValueError(f"width_multiplier must be positive. Received: {width_multiplier}.")
     settings = INITIALISERS[start]
     channels = [max(1, round(channels * width_multiplier)) for _, channels in VGG_BLOCKS]
-    return _graph(name, crop, channels, settings, _Seeds(seed))
+    return build_graph(name, crop, channels, settings, Seeds(seed))
 
 
-def _graph(
-    name: str, crop: str, channels: list[int], settings: dict[str, Any], seeds: "_Seeds"
+def build_graph(
+    name: str, crop: str, channels: list[int], settings: dict[str, Any], seeds: "Seeds"
 ) -> keras.Model:
+    """Returns the graph of both networks.
+
+    Args:
+        name: "foreground" or "contour".
+        crop: "aligned" or "center", see `layers.Upsample`.
+        channels: of each block of the trunk.
+        settings: one of `INITIALISERS`, with the `scale` of colours.
+        seeds: for the initial values.
+    """
     images = keras.Input((None, None, 3), dtype="float32", name="images")
     x = layers.Preprocess(settings["scale"], name="preprocess", dtype="float32")(images)
     sides = []
-    for stage, (convolutions, _) in enumerate(VGG_BLOCKS, start=1):
-        if stage > 1:
+    for block, (convolutions, _) in enumerate(VGG_BLOCKS, start=1):
+        if block > 1:
             # "same" keeps the partial window of an odd edge, as Caffe's ceil does.
-            x = keras.layers.MaxPooling2D(2, padding="same", **_FIXED, name=f"block{stage}_pool")(x)
+            x = keras.layers.MaxPooling2D(2, padding="same", **_FIXED, name=f"block{block}_pool")(x)
         for index in range(1, convolutions + 1):
             x = keras.layers.Conv2D(
-                channels[stage - 1],
+                channels[block - 1],
                 3,
                 padding="same",
                 **_FIXED,
                 activation="relu",
                 kernel_initializer=seeds.initialiser(settings["trunk"]),
-                name=f"block{stage}_conv{index}",
+                name=f"block{block}_conv{index}",
             )(x)
-        if stage > 1:
+        if block > 1:
             sides.append(
                 keras.layers.Conv2D(
                     SIDE_CHANNELS,
@@ -482,14 +261,14 @@ def _graph(
                     padding="same",
                     **_FIXED,
                     kernel_initializer=seeds.initialiser(settings["side"]),
-                    name=f"prep_side{stage}",
+                    name=f"prep_side{block}",
                 )(x)
             )
     return keras.Model(images, _heads(images, sides, crop, settings, seeds), name=name)
 
 
 def _heads(
-    images: Any, sides: list[Any], crop: str, settings: dict[str, Any], seeds: "_Seeds"
+    images: Any, sides: list[Any], crop: str, settings: dict[str, Any], seeds: "Seeds"
 ) -> dict[str, Any]:
     outputs = {}
     for (side, stride), features in zip(SIDES.items(), sides, strict=True):
@@ -511,13 +290,14 @@ def _heads(
     return outputs
 
 
-class _Seeds:
+class Seeds:
     """Initialisers for one graph, each with a seed of its own, all following from one."""
 
     def __init__(self, seed: int | None) -> None:
         self._next = seed
 
     def initialiser(self, kind: str | float) -> keras.initializers.Initializer:
+        """Returns "zeros", "he_normal", or a normal distribution of this standard deviation."""
         seed = self._next
         if seed is not None:
             self._next = seed + 1

@@ -32,7 +32,9 @@ from osvos_tf.media.frames import Frames, open_video
 from osvos_tf.media.images import describe_size, read_image
 from osvos_tf.media.masks import VOID, read_mask
 from osvos_tf.network import DEFAULT_THRESHOLD, model
+from osvos_tf.network.files import load_model, save_model
 from osvos_tf.network.parents import PARENTS
+from osvos_tf.network.precision import with_precision
 from osvos_tf.progress import OnProgress, Progress
 from osvos_tf.segmentation import annotations as annotated
 from osvos_tf.segmentation import inference, snapping
@@ -221,7 +223,7 @@ class Specialist:
             "seconds": self.seconds,
         }
         files.write_json(folder / RECORD, record)
-        model.save_model(self.network, folder / NETWORK)
+        save_model(self.network, folder / NETWORK)
 
     def _digest(self) -> str:
         digest = hashlib.sha256()
@@ -337,11 +339,11 @@ class Segmenter:
     ) -> None:
         self._specialist, self._size, self._options = specialist, size, options
         (self._id,) = specialist.objects
-        network = model.with_precision(specialist.network, options.precision)
+        network = with_precision(specialist.network, options.precision)
         if options.contour is None:
             predictor = model.build_predictor(network, frame_height=size[0])
         else:
-            contour = model.with_precision(load_contour(options.contour), options.precision)
+            contour = with_precision(load_contour(options.contour), options.precision)
             predictor = model.build_two_stream(network, contour, frame_height=size[0])
         self._predict = model.any_size(predictor)
         self._follower = inference.Follower(self._predict, self._is_object)
@@ -441,7 +443,7 @@ def load_contour(path: str | os.PathLike[str]) -> keras.Model:
     Raises:
         InputError: it cannot be loaded, or is another network.
     """
-    network = model.load_model(path)
+    network = load_model(path)
     if network.name != "contour":
         raise InputError(
             f"'{path}' holds a {network.name} network, not the contours that are wanted. Name a "
@@ -451,7 +453,7 @@ def load_contour(path: str | os.PathLike[str]) -> keras.Model:
 
 
 def _foreground(path: str | os.PathLike[str]) -> keras.Model:
-    network = model.load_model(path)
+    network = load_model(path)
     if network.name == "contour":
         raise InputError(f"'{path}' holds a contour network. Wanted a foreground network.")
     return network
@@ -466,7 +468,7 @@ def _open(source: Source) -> Frames:
 def _parent(options: LearnOptions, frame_height: int) -> keras.Model:
     """Returns the network that training starts from."""
     if options.parent in PARENTS:
-        return model.load_model(PARENTS[options.parent])
+        return load_model(PARENTS[options.parent])
     if options.parent != "random":
         return _foreground(os.path.expanduser(options.parent))
     network = model.build_foreground(
@@ -485,7 +487,7 @@ def _train(
 ) -> Specialist:
     """Returns the specialist that a copy of the network becomes."""
     stage = options.stage()
-    network = model.with_precision(network, options.precision)
+    network = with_precision(network, options.precision)
     if options.height is not None:
         network.get_layer("preprocess").working_height = options.height
     started = time.monotonic()
@@ -505,7 +507,7 @@ def _train(
         on_update=on_update,
     )
     return Specialist(
-        model.with_precision(network, "float32"),
+        with_precision(network, "float32"),
         annotations,
         options,
         objects,

@@ -27,6 +27,7 @@ import numpy as np
 
 from osvos_tf.errors import InputError, missing_package
 from osvos_tf.media.images import describe_size
+from osvos_tf.network.model_store import DEFAULT_SIGNATURE, ENCODED_SIGNATURE, find_versions
 
 if TYPE_CHECKING:
     import requests
@@ -42,8 +43,6 @@ FORMS = ("instances", "inputs")  # of a REST request: row by row, or whole tenso
 # weighs 1.2 MB, and ten or so are enough to keep a server busy.
 MAX_REQUEST_BYTES = 16 * 2**20
 
-_DEFAULT_SIGNATURE = "serving_default"  # as in `export`, which would load Keras
-_ENCODED_SIGNATURE = "encoded"
 _FIRST_WAIT = 0.2  # seconds before the second try; doubles from try to try
 _HTTP_CODES = {
     400: "INVALID_ARGUMENT",
@@ -226,7 +225,7 @@ class _Local(Client):
             name: (set(function.structured_input_signature[1]), set(function.structured_outputs))
             for name, function in self._model.signatures.items()
         }
-        self._require_signature(signatures, _DEFAULT_SIGNATURE, "images", output)
+        self._require_signature(signatures, DEFAULT_SIGNATURE, "images", output)
 
     def close(self) -> None:
         """Forgets the model."""
@@ -235,7 +234,7 @@ class _Local(Client):
     def _predict(self, frames: np.ndarray) -> np.ndarray:
         import tensorflow as tf
 
-        function = self._model.signatures[_DEFAULT_SIGNATURE]
+        function = self._model.signatures[DEFAULT_SIGNATURE]
         return function(images=tf.constant(frames))[self._output].numpy()
 
 
@@ -275,9 +274,9 @@ class _Remote(Client):
         self._deadline, self._tries = deadline, tries
         self._encoded = encoded
         if encoded:
-            self._signature = _ENCODED_SIGNATURE, "image_bytes", "mask_bytes"
+            self._signature = ENCODED_SIGNATURE, "image_bytes", "mask_bytes"
         else:
-            self._signature = _DEFAULT_SIGNATURE, "images", output
+            self._signature = DEFAULT_SIGNATURE, "images", output
         self._max_bytes = MAX_REQUEST_BYTES
 
     @abc.abstractmethod
@@ -563,7 +562,7 @@ def _version_folder(folder: pathlib.Path, version: int | None) -> pathlib.Path:
         return folder
     models = []
     if folder.is_dir():
-        versions = {int(path.name): path for path in folder.iterdir() if path.name.isdecimal()}
+        versions = find_versions(folder)
         if versions and version is None:
             return versions[max(versions)]
         if version in versions:

@@ -16,7 +16,7 @@ from tensorflow_serving.apis import (
     predict_pb2,
 )
 
-from osvos_tf.serving import served_models
+from osvos_tf.network.model_store import DEFAULT_SIGNATURE
 from osvos_tf.serving import tf_serving_messages as messages
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def _predict(
         response = predict_pb2.PredictResponse()
         response.model_spec.name = spec.name
         response.model_spec.version.value = servable.version
-        response.model_spec.signature_name = spec.signature_name or served_models.DEFAULT_SIGNATURE
+        response.model_spec.signature_name = spec.signature_name or DEFAULT_SIGNATURE
         for name, array in future.result().items():
             response.outputs[name].CopyFrom(tf.make_tensor_proto(array))
         return response

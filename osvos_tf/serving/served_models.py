@@ -21,10 +21,9 @@ from tensorflow_serving.apis import prediction_log_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
 from osvos_tf.errors import InputError
+from osvos_tf.network.model_store import DEFAULT_SIGNATURE, WARMUP_FILE, find_versions
 from osvos_tf.serving import tf_serving_messages as messages
 
-DEFAULT_SIGNATURE = tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
-_WARMUP = "assets.extra/tf_serving_warmup_requests"  # records of PredictionLog
 _LOG = logging.getLogger(__name__)
 _Look = list[tuple[pathlib.Path, int, int]]  # of each file of a folder: size, change in ns
 
@@ -44,7 +43,7 @@ class Servable:
         (graph,) = [g for g in saved_model.meta_graphs if "serve" in g.meta_info_def.tags]
         self.signature_defs = dict(graph.signature_def)
         self._model = tf.saved_model.load(os.fspath(folder))
-        self._warm_up(folder / _WARMUP)
+        self._warm_up(folder / WARMUP_FILE)
 
     def signature(self, name: str) -> meta_graph_pb2.SignatureDef:
         """Returns the `SignatureDef` of that name, "" for the default one."""
@@ -157,7 +156,7 @@ class ServedModel:
             gc.collect()  # a loaded model refers to itself, so its memory would linger
             self._retiring = any(state == "UNLOADING" for _, state, _ in self.states())
         failed = []
-        for version, folder in sorted(_versions(self.base_path).items(), reverse=True):
+        for version, folder in sorted(find_versions(self.base_path).items(), reverse=True):
             if version == self.version:
                 break
             look = _look(folder)
@@ -314,19 +313,6 @@ def _check_input(name: str, array: np.ndarray, info: meta_graph_pb2.TensorInfo) 
             f"{name}: wanted {dtype.name} of shape {wanted}, got {found.name} of shape "
             f"{array.shape}."
         )
-
-
-def _versions(base_path: pathlib.Path) -> dict[int, pathlib.Path]:
-    """Returns {version: folder}; folders whose name is no number are none."""
-    try:
-        with os.scandir(base_path) as entries:
-            return {
-                int(entry.name): pathlib.Path(entry.path)
-                for entry in entries
-                if entry.name.isascii() and entry.name.isdigit() and entry.is_dir()
-            }
-    except FileNotFoundError:
-        return {}
 
 
 def _look(folder: pathlib.Path) -> _Look:

@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from osvos_tf.errors import InputError
 from osvos_tf.files import atomic_path
-from osvos_tf.network.model import with_precision
+from osvos_tf.network.precision import with_precision
 from osvos_tf.training import distribution, losses
 from osvos_tf.training.recipes import Stage
 

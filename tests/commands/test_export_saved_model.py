@@ -11,6 +11,7 @@ import tensorflow as tf
 from osvos_tf.commands import cli, export_saved_model
 from osvos_tf.errors import InputError
 from osvos_tf.network import model
+from osvos_tf.network.files import save_model
 from support.world import REPOSITORY
 
 
@@ -19,8 +20,8 @@ def networks(tmp_path_factory):
     """Folder with a tiny foreground.keras and contour.keras."""
     folder = tmp_path_factory.mktemp("networks")
     tiny = {"width_multiplier": 1 / 16, "start": "scratch", "seed": 1}
-    model.save_model(model.build_foreground(**tiny), folder / "foreground.keras")
-    model.save_model(model.build_contour(**tiny), folder / "contour.keras")
+    save_model(model.build_foreground(**tiny), folder / "foreground.keras")
+    save_model(model.build_contour(**tiny), folder / "contour.keras")
     return folder
 
 

@@ -14,6 +14,7 @@ from osvos_tf.media.frames import open_frames
 from osvos_tf.media.masks import read_mask, write_mask
 from osvos_tf.media.videos import write_video
 from osvos_tf.network import model, saved_model
+from osvos_tf.network.files import load_model, save_model
 from osvos_tf.serving import client
 from osvos_tf.serving import server as model_server
 from support.world import REPOSITORY
@@ -28,7 +29,7 @@ def specialist(tmp_path_factory):
     path = tmp_path_factory.mktemp("specialist") / "specialist.keras"
     network = model.build_foreground(width_multiplier=1 / 16, start="scratch", seed=1)
     network.get_layer("preprocess").working_height = 32
-    model.save_model(network, path)
+    save_model(network, path)
     return path
 
 
@@ -36,7 +37,7 @@ def specialist(tmp_path_factory):
 def saved_models(specialist, tmp_path_factory):
     """The folder with its export, called dog."""
     folder = tmp_path_factory.mktemp("saved_models")
-    saved_model.export_saved_model(model.load_model(specialist), folder / "dog", threshold=0.5)
+    saved_model.export_saved_model(load_model(specialist), folder / "dog", threshold=0.5)
     return folder
 
 

@@ -20,6 +20,7 @@ from osvos_tf.media.frames import open_frames
 from osvos_tf.media.masks import read_mask
 from osvos_tf.media.videos import write_video
 from osvos_tf.network import DEFAULT_THRESHOLD, model
+from osvos_tf.network.files import save_model
 from osvos_tf.segmentation import inference, snapping
 from support.world import REPOSITORY
 
@@ -30,7 +31,7 @@ HEIGHT, WIDTH = 48, 80  # of the invented tree
 def parent(tmp_path_factory):
     """A tiny network with random weights that looks at frames as they come."""
     path = tmp_path_factory.mktemp("parent") / "parent.keras"
-    model.save_model(model.build_foreground(width_multiplier=1 / 8, start="scratch", seed=1), path)
+    save_model(model.build_foreground(width_multiplier=1 / 8, start="scratch", seed=1), path)
     return path
 
 
@@ -184,7 +185,7 @@ def test_masks_of_an_earlier_run_do_not_linger(arguments, tmp_path):
 def test_working_height_travels_with_the_model(arguments, tmp_path):
     network = model.build_foreground(width_multiplier=1 / 16, start="scratch", seed=1)
     network.get_layer("preprocess").working_height = 32
-    model.save_model(network, tmp_path / "low.keras")
+    save_model(network, tmp_path / "low.keras")
     run({**arguments, "parent": tmp_path / "low.keras"})
     assert {mask.shape for mask in read_masks(arguments["out"] / "masks").values()} == {
         (HEIGHT, WIDTH)
@@ -196,7 +197,7 @@ def test_working_height_travels_with_the_model(arguments, tmp_path):
 @pytest.fixture(scope="session")
 def contour(tmp_path_factory):
     path = tmp_path_factory.mktemp("contour") / "contour.keras"
-    model.save_model(model.build_contour(width_multiplier=1 / 16, start="scratch", seed=2), path)
+    save_model(model.build_contour(width_multiplier=1 / 16, start="scratch", seed=2), path)
     return path
 
 

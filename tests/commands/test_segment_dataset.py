@@ -20,6 +20,7 @@ from osvos_tf.errors import InputError
 from osvos_tf.jobs import dispatch, engines, video_job, worker, worklist
 from osvos_tf.media.masks import write_mask
 from osvos_tf.network import model
+from osvos_tf.network.files import load_model, save_model
 from osvos_tf.network.parents import PARENTS
 from osvos_tf.segmentation import options, specialist
 from support import quick_specialist
@@ -34,7 +35,7 @@ FRAMES = ["00000.png", "00001.png", "00002.png", "00003.png"]
 def parent(tmp_path_factory):
     """A tiny network with random weights."""
     path = tmp_path_factory.mktemp("parent") / "parent.keras"
-    model.save_model(model.build_foreground(width_multiplier=1 / 16, start="scratch", seed=1), path)
+    save_model(model.build_foreground(width_multiplier=1 / 16, start="scratch", seed=1), path)
     return path
 
 
@@ -452,7 +453,7 @@ def test_two_workers_that_are_killed_once_equal_one(start, arguments, fake_davis
     }
     for name in ("bear", "goat", "swan"):
         assert read_masks(tmp_path / "b" / name) == read_masks(tmp_path / "a" / name)
-        networks = (model.load_model(tmp_path / o / name / "specialist.keras") for o in "ab")
+        networks = (load_model(tmp_path / o / name / "specialist.keras") for o in "ab")
         for ours, theirs in zip(*(network.get_weights() for network in networks), strict=True):
             np.testing.assert_array_equal(ours, theirs)
     assert hidden(tmp_path / "b") == []

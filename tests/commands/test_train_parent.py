@@ -14,6 +14,7 @@ import pytest
 from osvos_tf.commands import cli, train_parent
 from osvos_tf.errors import InputError
 from osvos_tf.network import model
+from osvos_tf.network.files import load_model
 from support import foreign
 from support.commands import SECONDS, in_background, wait_for
 from support.world import REPOSITORY
@@ -84,7 +85,7 @@ def test_a_killed_run_goes_on_to_the_same_end(start, fake_records, tmp_path):
     _, errors = undisturbed.communicate(timeout=SECONDS)
     assert undisturbed.returncode == 0, errors
     found, expected = (
-        model.load_model(folder / "parent.keras") for folder in (workdir, tmp_path / "undisturbed")
+        load_model(folder / "parent.keras") for folder in (workdir, tmp_path / "undisturbed")
     )
     assert model.working_height(found) == 48
     for a, b in zip(found.get_weights(), expected.get_weights(), strict=True):
@@ -154,7 +155,7 @@ def test_training_starts_from_vgg16_in_a_file(fake_records, tmp_path):
     del flags["width_multiplier"]
     process = run(**flags)
     assert process.returncode == 0, process.stderr
-    network = model.load_model(tmp_path / "run" / "parent.keras")
+    network = load_model(tmp_path / "run" / "parent.keras")
     assert network.get_layer("preprocess").scale == 1.0
     found = network.get_layer("block4_conv2").get_weights()[0]
     moved = np.abs(found - arrays["block4_conv2"][0].transpose(2, 3, 1, 0))

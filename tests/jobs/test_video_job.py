@@ -19,6 +19,7 @@ from osvos_tf.jobs.video_job import VideoJob
 from osvos_tf.media.masks import read_mask, write_mask
 from osvos_tf.media.videos import write_video
 from osvos_tf.network import model
+from osvos_tf.network.files import save_model
 from osvos_tf.network.parents import PARENTS
 from osvos_tf.segmentation.options import LearnOptions, SegmentOptions
 from support import quick_specialist
@@ -384,7 +385,7 @@ def test_two_runs_at_once(job, out):
 @pytest.fixture(scope="module")
 def parent(tmp_path_factory):
     path = tmp_path_factory.mktemp("parent") / "parent.keras"
-    model.save_model(model.build_foreground(width_multiplier=1 / 32, start="scratch", seed=1), path)
+    save_model(model.build_foreground(width_multiplier=1 / 32, start="scratch", seed=1), path)
     return path
 
 

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 
 from osvos_tf.errors import InputError
 from osvos_tf.network import keras_file, model
+from osvos_tf.network.files import load_model, save_model
 from osvos_tf.network.parents import PARENTS
+from osvos_tf.network.precision import with_precision
 from support import fuzzing
 
 keras_3 = pytest.mark.skipif(keras.__version__ < "3", reason="Keras 2 writes another config")
@@ -25,7 +27,7 @@ keras_3 = pytest.mark.skipif(keras.__version__ < "3", reason="Keras 2 writes ano
 def good(tmp_path_factory):
     """The members of a tiny network's file."""
     path = tmp_path_factory.mktemp("good") / "good.keras"
-    model.save_model(model.build_foreground(width_multiplier=1 / 32, start="scratch", seed=1), path)
+    save_model(model.build_foreground(width_multiplier=1 / 32, start="scratch", seed=1), path)
     with zipfile.ZipFile(path) as archive:
         return {name: archive.read(name) for name in archive.namelist()}
 
@@ -60,8 +62,8 @@ def test_what_the_package_writes_is_let_pass(tmp_path, precision, build):
     for start, crop in (("scratch", "aligned"), ("imagenet", "center")):
         network = build(width_multiplier=1 / 32, start=start, crop=crop, seed=1)
         network.get_layer("preprocess").working_height = 240
-        model.save_model(model.with_precision(network, precision), tmp_path / "m.keras")
-        assert model.load_model(tmp_path / "m.keras").name == network.name
+        save_model(with_precision(network, precision), tmp_path / "m.keras")
+        assert load_model(tmp_path / "m.keras").name == network.name
 
 
 @pytest.mark.parametrize("class_", [keras.layers.Dense, keras.layers.BatchNormalization])
@@ -70,7 +72,7 @@ def test_keras_own_layers_that_no_network_of_ours_has(tmp_path, class_):
     outputs = class_(1)(inputs) if class_ is keras.layers.Dense else class_()(inputs)
     keras.Model(inputs, outputs).save(tmp_path / "m.keras")
     with refused("m.keras is refused", class_.__name__, "SECURITY.md"):
-        model.load_model(tmp_path / "m.keras")
+        load_model(tmp_path / "m.keras")
 
 
 def test_lambda_does_not_run(tmp_path):
@@ -83,7 +85,7 @@ def test_lambda_does_not_run(tmp_path):
     keras.Model(inputs, outputs).save(tmp_path / "m.keras")
     ran.unlink(missing_ok=True)
     with refused("refused", "'Lambda'"):
-        model.load_model(tmp_path / "m.keras")
+        load_model(tmp_path / "m.keras")
     assert not ran.exists()
 
 
@@ -92,7 +94,7 @@ def test_a_legacy_file_inside_a_zip_is_no_way_around(tmp_path):
     for suffix in (".h5", ".hdf5", ".zip", ""):
         path = write(tmp_path / f"m{suffix}", {"a": "b"})
         with refused("is not a .keras file"):
-            model.load_model(path)
+            load_model(path)
 
 
 @keras.saving.register_keras_serializable("elsewhere")
@@ -201,7 +203,7 @@ def test_configs_that_are_refused(good, tmp_path, change, words, monkeypatch):
     path = write(tmp_path / "m.keras", with_config(good, lambda _, layers: change(layers)))
     before = Stranger.built_ones
     with refused("m.keras is refused", *words):
-        model.load_model(path)
+        load_model(path)
     assert Stranger.built_ones == before
 
 
@@ -218,7 +220,7 @@ def test_a_file_of_a_later_keras_loads(good, tmp_path):
     path = write(tmp_path / "m.keras", with_config(good, change))
     with pytest.raises(TypeError, match="of_the_future"):
         keras.models.load_model(path, compile=False)
-    found = model.load_model(path)
+    found = load_model(path)
     expected = model.build_foreground(width_multiplier=1 / 32, start="scratch", seed=1)
     assert found.get_layer("preprocess").scale == expected.get_layer("preprocess").scale
     for a, b in zip(found.get_weights(), expected.get_weights(), strict=True):
@@ -227,7 +229,7 @@ def test_a_file_of_a_later_keras_loads(good, tmp_path):
 
 @pytest.mark.parametrize(("name", "numbers"), [("full", 14_917_637), ("compact", 3_781_733)])
 def test_the_parents_of_the_package_load_with_any_keras(name, numbers):
-    parent = model.load_model(PARENTS[name])
+    parent = load_model(PARENTS[name])
     assert parent.name == "foreground" and model.working_height(parent) == 240
     assert sum(np.prod(array.shape) for array in parent.get_weights()) == numbers
 
@@ -238,7 +240,7 @@ def test_a_graph_that_does_not_fit_together(good, tmp_path):
 
     write(tmp_path / "m.keras", with_config(good, change))
     with refused("cannot be loaded"):
-        model.load_model(tmp_path / "m.keras")
+        load_model(tmp_path / "m.keras")
 
 
 @keras_3
@@ -250,7 +252,7 @@ def test_outputs_of_another_size(good, tmp_path):
 
     write(tmp_path / "m.keras", with_config(good, change))
     with refused("no OSVOS network", "side2"):
-        model.load_model(tmp_path / "m.keras")
+        load_model(tmp_path / "m.keras")
 
 
 # --- the archive ----------------------------------------------------------------------------------
@@ -262,14 +264,14 @@ def test_a_bomb_is_not_unpacked(good, tmp_path, monkeypatch):
     assert path.stat().st_size < 2**20
     monkeypatch.setattr(zipfile.ZipFile, "read", lambda *_: pytest.fail("unpacked"))
     with refused("config.json unpacks to", "the limit is 1048576"):
-        model.load_model(path)
+        load_model(path)
 
 
 @pytest.mark.parametrize("name", ["../escaped.txt", "/etc/escaped", "assets/x"])
 def test_members_that_are_none_of_ours(good, tmp_path, name):
     path = write(tmp_path / "m.keras", {**good, name: b"x"})
     with refused("it holds the members"):
-        model.load_model(path)
+        load_model(path)
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
@@ -278,7 +280,7 @@ def test_two_members_of_one_name(good, tmp_path):
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("config.json", "{}")
     with refused("each once"):
-        model.load_model(path)
+        load_model(path)
 
 
 # --- the weights ----------------------------------------------------------------------------------
@@ -324,7 +326,7 @@ def an_array_of_objects(file):
 def test_weights_that_are_refused(good, tmp_path, change, words):
     path = write(tmp_path / "m.keras", with_weights(good, change))
     with refused("m.keras is refused", *words):
-        model.load_model(path)
+        load_model(path)
 
 
 def test_a_group_in_itself_ends(good, tmp_path):
@@ -373,5 +375,5 @@ def test_damaged_archives(good, tmp_path_factory, data):
 def test_weights_are_read_without_pickle(good, tmp_path):
     """The least that must hold: what was checked loads, to the same numbers."""
     path = write(tmp_path / "m.keras", good, zipfile.ZIP_DEFLATED)
-    for array in model.load_model(path).get_weights():
+    for array in load_model(path).get_weights():
         assert array.dtype == np.float32

@@ -12,6 +12,8 @@ import tensorflow as tf
 import osvos_tf
 from osvos_tf.errors import InputError
 from osvos_tf.network import layers, model
+from osvos_tf.network.files import load_model, save_model
+from osvos_tf.network.precision import PRECISIONS, choose_precision, with_precision
 from tests.network.test_layers import check_round_trip, reference_upsample
 
 TINY = 1 / 16
@@ -247,10 +249,10 @@ def test_saved_networks_come_back(options, tmp_path):
 def test_save_model_and_load_model(network, tmp_path):
     path = tmp_path / "parent.keras"
     path.write_text("what was here before")
-    model.save_model(network, path)
+    save_model(network, path)
     assert [file.name for file in tmp_path.iterdir()] == ["parent.keras"]
     images = frames(17, 23)
-    for load in (model.load_model, osvos_tf.load_model):
+    for load in (load_model, osvos_tf.load_model):
         for given in (path, str(path)):
             loaded = load(given)
             np.testing.assert_array_equal(loaded(images)["fused"], network(images)["fused"])
@@ -259,16 +261,16 @@ def test_save_model_and_load_model(network, tmp_path):
 def test_every_file_that_a_thread_saves_is_a_keras_file(network, tmp_path):
     paths = [tmp_path / f"{number}.keras" for number in range(3)]
     with concurrent.futures.ThreadPoolExecutor(1) as thread:
-        list(thread.map(lambda path: model.save_model(network, path), paths))
+        list(thread.map(lambda path: save_model(network, path), paths))
     assert all(zipfile.is_zipfile(path) for path in paths)
 
 
 def test_half_size_storage(network, tmp_path):
-    model.save_model(network, tmp_path / "whole.keras")
-    model.save_model(network, tmp_path / "half.keras", storage="float16")
+    save_model(network, tmp_path / "whole.keras")
+    save_model(network, tmp_path / "half.keras", storage="float16")
     sizes = [(tmp_path / f"{name}.keras").stat().st_size for name in ("half", "whole")]
     assert sizes[0] < 0.8 * sizes[1]
-    loaded, whole = (model.load_model(tmp_path / f"{name}.keras") for name in ("half", "whole"))
+    loaded, whole = (load_model(tmp_path / f"{name}.keras") for name in ("half", "whole"))
     assert loaded.get_config() == whole.get_config()
     for found, weights in zip(loaded.get_weights(), network.get_weights(), strict=True):
         assert found.dtype == np.float32
@@ -278,8 +280,8 @@ def test_half_size_storage(network, tmp_path):
 def test_with_precision_keeps_weights_and_closes_in(network):
     images = frames(33, 48)
     exact = network(images)
-    single = model.with_precision(network, "float32")
-    half = model.with_precision(network, "bfloat16")
+    single = with_precision(network, "float32")
+    half = with_precision(network, "bfloat16")
     for copy in (single, half):
         for before, after in zip(network.get_weights(), copy.get_weights(), strict=True):
             assert after.dtype == np.float32
@@ -295,20 +297,20 @@ def test_with_precision_keeps_weights_and_closes_in(network):
     # A copy: training it leaves the original alone.
     half.get_layer("fused").set_weights([np.ones((1, 1, 64, 1)), np.ones(1)])
     np.testing.assert_array_equal(network(images)["fused"], exact["fused"])
-    back = model.with_precision(half, "float32")
+    back = with_precision(half, "float32")
     assert back.get_layer("block1_conv1").compute_dtype == "float32"
 
 
 def test_working_height_survives_a_change_of_precision():
     network = tiny()
     network.get_layer("preprocess").working_height = 24
-    assert model.working_height(model.with_precision(network, "bfloat16")) == 24
+    assert model.working_height(with_precision(network, "bfloat16")) == 24
 
 
 def test_choose_precision():
-    assert model.choose_precision("float32") == "float32"
-    assert model.choose_precision("bfloat16") == "bfloat16"
-    assert model.choose_precision("auto") in model.PRECISIONS
+    assert choose_precision("float32") == "float32"
+    assert choose_precision("bfloat16") == "bfloat16"
+    assert choose_precision("auto") in PRECISIONS
 
 
 def sigmoid(x):
@@ -426,17 +428,17 @@ def another_model(path):
 
 
 def a_stranger_class(path):
-    model.save_model(tiny(), path)
+    save_model(tiny(), path)
     edit(path, "config.json", lambda text: text.replace(b"Preprocess", b"Postprocess"))
 
 
 def a_truncated_file(path):
-    model.save_model(tiny(), path)
+    save_model(tiny(), path)
     path.write_bytes(path.read_bytes()[:-1000])
 
 
 def damaged_weights(path):
-    model.save_model(tiny(), path)
+    save_model(tiny(), path)
     content = bytearray(path.read_bytes())
     middle = len(content) // 2
     content[middle : middle + 64] = bytes(byte ^ 0xFF for byte in content[middle : middle + 64])
@@ -444,7 +446,7 @@ def damaged_weights(path):
 
 
 def weights_cut_short(path):
-    model.save_model(tiny(), path)
+    save_model(tiny(), path)
     edit(path, "model.weights.h5", lambda weights: weights[: len(weights) // 2])
 
 
@@ -477,7 +479,7 @@ def test_load_model_says_what_is_wrong(make, message, tmp_path):
     path = tmp_path / "model.keras"
     make(path)
     with pytest.raises(InputError, match=message) as caught:
-        model.load_model(path)
+        load_model(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -487,7 +489,7 @@ def test_a_network_is_saved_as_the_same_bytes(tmp_path):
     for storage in ("float32", "float16"):
         paths = tmp_path / "a.keras", tmp_path / "b.keras"
         for path in paths:
-            model.save_model(network, path, storage=storage)
+            save_model(network, path, storage=storage)
         assert paths[0].read_bytes() == paths[1].read_bytes()
         with zipfile.ZipFile(paths[0]) as archive:  # nothing in it tells the time of day
             assert {entry.date_time[0] for entry in archive.infolist()} == {1980}

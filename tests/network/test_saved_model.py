@@ -16,7 +16,8 @@ from tensorflow_serving.config import model_server_config_pb2
 
 from osvos_tf.errors import InputError
 from osvos_tf.media.images import read_image
-from osvos_tf.network import model, saved_model
+from osvos_tf.network import model, model_store, saved_model
+from osvos_tf.network.precision import with_precision
 from osvos_tf.segmentation import inference
 
 THRESHOLD = 0.5
@@ -170,7 +171,7 @@ def test_weights_are_frozen_and_float32(signatures, networks):
 
 
 def test_a_bfloat16_network_is_exported_in_float32(networks, tmp_path):
-    halved = model.with_precision(networks[0], "bfloat16")
+    halved = with_precision(networks[0], "bfloat16")
     path = saved_model.export_saved_model(halved, tmp_path / "dog")
     frames = paint(1, 40, 50)
     serving_default = tf.saved_model.load(str(path)).signatures["serving_default"]
@@ -183,7 +184,7 @@ def test_a_bfloat16_network_is_exported_in_float32(networks, tmp_path):
 
 def test_warm_up_has_a_request_for_each_signature(exported, signatures):
     seen = {}
-    for record in tf.data.TFRecordDataset(str(exported / saved_model.WARMUP_FILE)):
+    for record in tf.data.TFRecordDataset(str(exported / model_store.WARMUP_FILE)):
         log = prediction_log_pb2.PredictionLog.FromString(record.numpy())
         request = log.predict_log.request
         assert request.model_spec.name == "dog"
@@ -232,11 +233,11 @@ def test_a_version_appears_whole(networks, tmp_path, monkeypatch):
     monkeypatch.setattr(saved_model.os, "rename", spy)
     saved_model.export_saved_model(networks[0], tmp_path / "dog")
     complete, names = seen
-    assert {"saved_model.pb", "variables/variables.index", saved_model.WARMUP_FILE} <= complete
+    assert {"saved_model.pb", "variables/variables.index", model_store.WARMUP_FILE} <= complete
     assert len(names) == 1 and not names.pop().isdigit()
 
 
-@pytest.mark.parametrize("step", ["_save", "_write_warmup", "_publish"])
+@pytest.mark.parametrize("step", ["_save", "_write_warmup", "publish"])
 def test_a_failure_leaves_no_version(quick, networks, tmp_path, monkeypatch, step):
     def fail(*arguments):
         raise OSError("No space left on device")

@@ -11,6 +11,7 @@ import scipy.io
 
 from osvos_tf.errors import InputError
 from osvos_tf.network import model, weight_files
+from osvos_tf.network.files import save_model
 from support import foreign
 
 ARRAYS = {
@@ -93,7 +94,7 @@ def test_a_checkpoint_by_any_of_its_files(tmp_path):
 def test_models_of_ours_are_told_apart(tmp_path):
     path = tmp_path / "file"
     network = model.build_foreground(width_multiplier=1 / 64, start="scratch")
-    model.save_model(network, tmp_path / "parent.keras")
+    save_model(network, tmp_path / "parent.keras")
     os.replace(tmp_path / "parent.keras", path)
     assert weight_files.recognise(path) == "keras"
 

@@ -12,6 +12,7 @@ import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
 from osvos_tf.errors import InputError
+from osvos_tf.network import model_store
 from osvos_tf.serving import served_models
 from osvos_tf.serving import tf_serving_messages as messages
 from support import toy_model
@@ -173,7 +174,7 @@ def write_warmup(folder, images):
     request = log.predict_log.request
     request.inputs["images"].CopyFrom(tf.make_tensor_proto(images))
     (folder / "assets.extra").mkdir()
-    with tf.io.TFRecordWriter(str(folder / served_models._WARMUP)) as writer:
+    with tf.io.TFRecordWriter(str(folder / model_store.WARMUP_FILE)) as writer:
         writer.write(log.SerializeToString())
 
 

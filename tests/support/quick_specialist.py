@@ -11,7 +11,6 @@ import types
 import numpy as np
 
 from osvos_tf.errors import InputError
-from osvos_tf.network import model
 from osvos_tf.segmentation import specialist
 from osvos_tf.training import loop, one_shot
 
@@ -51,7 +50,7 @@ def install(monkeypatch):
 
     monkeypatch.setattr(specialist, "Specialist", Quick)
     monkeypatch.setattr(one_shot, "learn", learn)
-    monkeypatch.setattr(model, "load_model", load_model)
-    monkeypatch.setattr(model, "save_model", save_model)
-    monkeypatch.setattr(model, "with_precision", lambda network, precision: network)
+    monkeypatch.setattr(specialist, "load_model", load_model)
+    monkeypatch.setattr(specialist, "save_model", save_model)
+    monkeypatch.setattr(specialist, "with_precision", lambda network, precision: network)
     return trainings

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from osvos_tf.commands import training_command
 from osvos_tf.errors import InputError
-from osvos_tf.network import model
+from osvos_tf.network.files import load_model
 from osvos_tf.training import distribution, loop, recipes
 from support.commands import SECONDS, in_background, wait_for
 from support.world import REPOSITORY
@@ -184,7 +184,7 @@ def expected(start, tmp_path_factory):
     """The weights that one process makes."""
     workdir = tmp_path_factory.mktemp("one")
     finish(start(workdir))
-    return model.load_model(workdir / "parent.keras").get_weights()
+    return load_model(workdir / "parent.keras").get_weights()
 
 
 def finish(process):
@@ -219,6 +219,6 @@ def test_two_workers_make_the_updates_of_one_although_one_dies(
         assert "2 replicas share the 8 views of an update, 1 x 4 each" in text
         assert "went on from update" in text
     assert ["Wrote" in text for text in said] == [True, False]
-    found = model.load_model(workdir / "parent.keras").get_weights()
+    found = load_model(workdir / "parent.keras").get_weights()
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
