@@ -54,10 +54,10 @@ def main(args: flags.FlagValues) -> None:
     files.ensure_writable(out.parent)
     with results.lock(out.with_name(f".{out.name}.lock"), out):
         runtime.import_tensorflow()
-        from osvos_tf.network import weights
         from osvos_tf.network.files import save_model
+        from osvos_tf.network.weights.loading import import_network
 
-        network = weights.import_network(args.source, args.format)
+        network = import_network(args.source, args.format)
         what = f"a {network.name} network, crop {network.get_layer('fused').crop!r}"
         if out.exists() and not args.overwrite:
             if not _is_same(out, network):

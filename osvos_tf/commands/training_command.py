@@ -335,12 +335,13 @@ def _check(args: flags.FlagValues) -> None:
 
 def _initial(args: flags.FlagValues, task: Task, model: ModuleType) -> Any:
     """Returns the network with its first weights."""
-    from osvos_tf.network import weight_files, weights
     from osvos_tf.network.files import load_model
+    from osvos_tf.network.weights import readers
+    from osvos_tf.network.weights.loading import load_imagenet, load_vgg16
 
     path = str(PARENTS.get(args.weights, args.weights))
     is_file = path not in ("imagenet", "random")
-    if is_file and weight_files.recognise(path) == "keras":
+    if is_file and readers.recognise(path) == "keras":
         return load_model(path)
     scratch = args.recipe == "scratch" and args.weights == "random"
     network = getattr(model, task.network)(
@@ -349,9 +350,9 @@ def _initial(args: flags.FlagValues, task: Task, model: ModuleType) -> Any:
         seed=args.seed,
     )
     if is_file:
-        weights.load_vgg16(network, path)
+        load_vgg16(network, path)
     elif args.weights == "imagenet":
-        weights.load_imagenet(network)
+        load_imagenet(network)
     return network
 
 

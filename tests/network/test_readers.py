@@ -10,8 +10,9 @@ import pytest
 import scipy.io
 
 from osvos_tf.errors import InputError
-from osvos_tf.network import model, weight_files
+from osvos_tf.network import model
 from osvos_tf.network.files import save_model
+from osvos_tf.network.weights import readers
 from support import foreign
 
 ARRAYS = {
@@ -59,7 +60,7 @@ WRITERS = {
 
 
 def read(path):
-    with weight_files.open_arrays(path, weight_files.recognise(path)) as arrays:
+    with readers.open_arrays(path, readers.recognise(path)) as arrays:
         return {name: (tuple(array.shape), np.asarray(array)) for name, array in arrays.items()}
 
 
@@ -68,7 +69,7 @@ def test_content_tells_the_kind_and_every_array_comes_back(writer, tmp_path):
     write, key = WRITERS[writer]
     path = tmp_path / "parent.v2.weights"  # dots, and no suffix that says anything
     write(path, ARRAYS)
-    assert weight_files.recognise(path) == writer.partition(",")[0]
+    assert readers.recognise(path) == writer.partition(",")[0]
     found = read(path)
     if writer == "mat":  # MATLAB has no vectors
         assert found["cell/1"][0] == (1, 2)
@@ -88,7 +89,7 @@ def test_a_checkpoint_by_any_of_its_files(tmp_path):
     (tmp_path / "model.ckpt-50000.index").unlink()
     for path in files[1:]:
         with pytest.raises(InputError, match=r"model\.ckpt-50000"):
-            weight_files.recognise(path)
+            readers.recognise(path)
 
 
 def test_models_of_ours_are_told_apart(tmp_path):
@@ -96,7 +97,7 @@ def test_models_of_ours_are_told_apart(tmp_path):
     network = model.build_foreground(width_multiplier=1 / 64, start="scratch")
     save_model(network, tmp_path / "parent.keras")
     os.replace(tmp_path / "parent.keras", path)
-    assert weight_files.recognise(path) == "keras"
+    assert readers.recognise(path) == "keras"
 
 
 def test_npy_in_other_pickles_of_numpy(tmp_path):
@@ -171,7 +172,7 @@ def test_other_files_are_refused(content, message, tmp_path):
     with pytest.raises(InputError, match=message):
         read(path)
     with pytest.raises(InputError, match="No file"):
-        weight_files.recognise(tmp_path)
+        readers.recognise(tmp_path)
 
 
 def test_damaged_archives_are_explained(tmp_path):
@@ -188,7 +189,7 @@ def test_damaged_archives_are_explained(tmp_path):
         path = tmp_path / "damaged"
         path.write_bytes(content)
         with pytest.raises(InputError, match="is a damaged zip archive"):
-            weight_files.recognise(path)
+            readers.recognise(path)
 
 
 def test_files_of_a_known_kind_with_other_things_in_them(tmp_path):

@@ -12,7 +12,15 @@ import scipy.io
 import tensorflow as tf
 
 from osvos_tf.errors import InputError
-from osvos_tf.network import layers, model, weights
+from osvos_tf.network import layers, model
+from osvos_tf.network.weights import loading
+from osvos_tf.network.weights.loading import (
+    IMAGENET_FILE,
+    IMAGENET_MD5,
+    import_network,
+    load_imagenet,
+    load_vgg16,
+)
 from support import foreign
 
 BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
@@ -59,7 +67,7 @@ def cache(arrays, tmp_path_factory):
     """A Keras home with the file in its place."""
     home = tmp_path_factory.mktemp("keras")
     (home / "models").mkdir()
-    write_notop_file(home / "models" / weights.IMAGENET_FILE, arrays)
+    write_notop_file(home / "models" / IMAGENET_FILE, arrays)
     return home
 
 
@@ -74,13 +82,13 @@ def offline(monkeypatch):
 
 
 def use(monkeypatch, home):
-    content = (home / "models" / weights.IMAGENET_FILE).read_bytes()
+    content = (home / "models" / IMAGENET_FILE).read_bytes()
     monkeypatch.setenv("KERAS_HOME", str(home))
-    monkeypatch.setattr(weights, "IMAGENET_MD5", hashlib.md5(content).hexdigest())
+    monkeypatch.setattr(loading, "IMAGENET_MD5", hashlib.md5(content).hexdigest())
 
 
 def test_file_has_the_layout_that_keras_reads(cache, arrays):
-    path = str(cache / "models" / weights.IMAGENET_FILE)
+    path = str(cache / "models" / IMAGENET_FILE)
     vgg16 = keras.applications.VGG16(include_top=False, weights=path)
     for name, pair in arrays.items():
         for found, expected in zip(vgg16.get_layer(name).get_weights(), pair, strict=True):
@@ -92,7 +100,7 @@ def test_every_array_lands(build, cache, arrays, offline, monkeypatch):
     use(monkeypatch, cache)
     network = build(seed=1)
     before = {layer.name: layer.get_weights() for layer in network.layers}
-    weights.load_imagenet(network)
+    load_imagenet(network)
     for layer in network.layers:
         expected = arrays.get(layer.name, before[layer.name])
         for found, array in zip(layer.get_weights(), expected, strict=True):
@@ -110,7 +118,7 @@ def test_a_missing_file_is_explained(set_home, offline, monkeypatch, tmp_path):
         folder = tmp_path / "cache" / "models"
         monkeypatch.setenv("KERAS_HOME", str(folder.parent))
     with pytest.raises(InputError) as caught:
-        weights.load_imagenet(model.build_foreground())
+        load_imagenet(model.build_foreground())
     message = str(caught.value)
     for words in (
         "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
@@ -127,25 +135,25 @@ def test_a_damaged_file_is_not_read(cache, offline, monkeypatch, tmp_path):
     use(monkeypatch, cache)
     home = tmp_path / "keras"
     (home / "models").mkdir(parents=True)
-    content = (cache / "models" / weights.IMAGENET_FILE).read_bytes()
-    (home / "models" / weights.IMAGENET_FILE).write_bytes(content[:-1])
+    content = (cache / "models" / IMAGENET_FILE).read_bytes()
+    (home / "models" / IMAGENET_FILE).write_bytes(content[:-1])
     monkeypatch.setenv("KERAS_HOME", str(home))
     network = model.build_foreground()
     before = network.get_layer("block1_conv1").get_weights()[0]
-    with pytest.raises(InputError, match=weights.IMAGENET_MD5):
-        weights.load_imagenet(network)
+    with pytest.raises(InputError, match=IMAGENET_MD5):
+        load_imagenet(network)
     np.testing.assert_array_equal(before, network.get_layer("block1_conv1").get_weights()[0])
 
 
 def test_another_width_is_refused_before_any_download(monkeypatch):
     monkeypatch.delattr(keras.utils, "get_file")
     with pytest.raises(InputError, match=r"\(3, 3, 3, 64\) there and \(3, 3, 3, 32\) in this"):
-        weights.load_imagenet(model.build_foreground(width_multiplier=0.5))
+        load_imagenet(model.build_foreground(width_multiplier=0.5))
 
 
 def test_scaled_colours_are_refused():
     with pytest.raises(ValueError, match=r"expect colours in 0\.\.255.*0\.015625"):
-        weights.load_imagenet(model.build_foreground(start="scratch"))
+        load_imagenet(model.build_foreground(start="scratch"))
 
 
 def frames(height, width, seed=0):
@@ -217,7 +225,7 @@ def test_vgg16_for_our_colours_lands_as_it_is(write, vgg16, tmp_path):
     write(tmp_path / "vgg", vgg16)
     network = model.build_foreground(seed=1)
     heads = {ours: network.get_layer(ours).get_weights() for ours, *_ in foreign.HEADS}
-    weights.load_vgg16(network, tmp_path / "vgg")
+    load_vgg16(network, tmp_path / "vgg")
     assert_layers(network, vgg16)
     for ours, pair in heads.items():
         for found, before in zip(network.get_layer(ours).get_weights(), pair, strict=True):
@@ -239,7 +247,7 @@ def test_slim_meets_bgr(vgg16, tmp_path):
     """TF-Slim's first layer, on RGB less our mean, gives what ours gives."""
     write_slim(tmp_path / "vgg_16.ckpt", vgg16)
     network = model.build_foreground()
-    weights.load_vgg16(network, tmp_path / "vgg_16.ckpt")
+    load_vgg16(network, tmp_path / "vgg_16.ckpt")
     assert_layers(network, {ours: pair for ours, pair in vgg16.items() if ours != "block1_conv1"})
     images = frames(9, 14)
     rgb = images - np.array(layers.MEAN_BGR[::-1])
@@ -255,7 +263,7 @@ def test_torchvision_is_folded(vgg16, tmp_path):
     arrays = {**vgg16, "block1_conv1": (60 * vgg16["block1_conv1"][0], vgg16["block1_conv1"][1])}
     write_torchvision(tmp_path / "vgg16.pth", arrays)
     network = model.build_foreground()
-    weights.load_vgg16(network, tmp_path / "vgg16.pth")
+    load_vgg16(network, tmp_path / "vgg16.pth")
     assert_layers(network, {ours: pair for ours, pair in vgg16.items() if ours != "block1_conv1"})
     images = frames(9, 14)
     found = first_layer(network, images)
@@ -282,13 +290,13 @@ def test_vgg16_files_that_are_none(vgg16, tmp_path):
     before = network.get_weights()
     write_torchvision(tmp_path / "vgg", {**vgg16, "block5_conv3": vgg16["block5_conv2"][:1] * 2})
     with pytest.raises(InputError, match=r"features\.28\.bias \(512, 512, 3, 3\), not \(512,\)"):
-        weights.load_vgg16(network, tmp_path / "vgg")
+        load_vgg16(network, tmp_path / "vgg")
     foreign.write_torch_zip(tmp_path / "parent", {"stages.0.0.weight": np.ones(1, np.float32)})
     with pytest.raises(InputError, match="goes into import_weights"):
-        weights.load_vgg16(network, tmp_path / "parent")
+        load_vgg16(network, tmp_path / "parent")
     foreign.write_torch_zip(tmp_path / "other", {"layer4.0.conv1.weight": np.ones(1, np.float32)})
     with pytest.raises(InputError, match=r"not one of .*torchvision.*In it: layer4\.0\.conv1"):
-        weights.load_vgg16(network, tmp_path / "other")
+        load_vgg16(network, tmp_path / "other")
     for found, array in zip(network.get_weights(), before, strict=True):
         np.testing.assert_array_equal(found, array)
 
@@ -346,7 +354,7 @@ def write_old_caffe(path, arrays):
 def test_the_authors_networks_land_whole(write, file_format, crop, osvos, tmp_path):
     path = tmp_path / "parent"
     write(path, osvos)
-    network = weights.import_network(path)
+    network = import_network(path)
     assert network.name == "foreground"
     assert {layer.crop for layer in network.layers if hasattr(layer, "crop")} == {crop}
     assert len(osvos) == sum(bool(layer.weights) for layer in network.layers)
@@ -361,18 +369,18 @@ def test_the_authors_networks_land_whole(write, file_format, crop, osvos, tmp_pa
         np.testing.assert_array_equal(logits, expected[name])
         assert 0.01 < np.std(logits) < 100
 
-    assert weights.import_network(path, file_format).name == "foreground"
+    assert import_network(path, file_format).name == "foreground"
     others = {"tf", "pytorch", "caffe"} - {file_format}
     for other in others:
         with pytest.raises(InputError, match=f"of the format {other}, but"):
-            weights.import_network(path, other)
+            import_network(path, other)
 
 
 def test_a_contour_network_without_scores(osvos, tmp_path):
     foreign.write_caffe(
         tmp_path / "contour", foreign.caffe_layers(osvos, scores=False, contour=True)
     )
-    network = weights.import_network(tmp_path / "contour")
+    network = import_network(tmp_path / "contour")
     assert network.name == "contour"
     assert network.get_layer("fused").crop == "aligned"
     assert_layers(network, {ours: p for ours, p in osvos.items() if not ours.startswith("score")})
@@ -384,12 +392,12 @@ def test_a_contour_network_without_scores(osvos, tmp_path):
 def test_a_caffe_parent_without_scores(osvos, tmp_path):
     layers = foreign.caffe_layers(osvos, scores=False)
     foreign.write_caffe(tmp_path / "parent", layers)
-    network = weights.import_network(tmp_path / "parent")
+    network = import_network(tmp_path / "parent")
     assert_layers(network, {ours: p for ours, p in osvos.items() if not ours.startswith("score")})
     # All scores or none.
     foreign.write_caffe(tmp_path / "parent", {**layers, "score-dsn_3": list(osvos["score_side3"])})
     with pytest.raises(InputError, match=r"missing: score-dsn_2/0, score-dsn_2/1, score-dsn_4/0"):
-        weights.import_network(tmp_path / "parent")
+        import_network(tmp_path / "parent")
 
 
 def test_what_does_not_fit_is_listed(osvos, tmp_path):
@@ -407,7 +415,7 @@ def test_what_does_not_fit_is_listed(osvos, tmp_path):
     del state["fuse.bias"], state["score_dsn.0.weight"]
     foreign.write_torch_zip(tmp_path / "parent", state)
     with pytest.raises(InputError) as caught:
-        weights.import_network(tmp_path / "parent")
+        import_network(tmp_path / "parent")
     for words in (
         "the OSVOS of PyTorch",
         "missing: score_dsn.0.weight, fuse.bias",
@@ -421,10 +429,10 @@ def test_what_does_not_fit_is_listed(osvos, tmp_path):
 
 def test_vgg16_is_no_osvos(vgg16, cache, tmp_path):
     with pytest.raises(InputError, match="VGG16 of Keras, which goes into train_parent --weights"):
-        weights.import_network(cache / "models" / weights.IMAGENET_FILE)
+        import_network(cache / "models" / IMAGENET_FILE)
     write_caffe_vgg(tmp_path / "vgg", vgg16)
     with pytest.raises(InputError, match=r"missing: conv2_2_16/0.*left over: fc6/0, fc6/1"):
-        weights.import_network(tmp_path / "vgg")
+        import_network(tmp_path / "vgg")
 
 
 def test_pytorch_gives_the_same_logits(osvos, tmp_path):
@@ -465,7 +473,7 @@ def test_pytorch_gives_the_same_logits(osvos, tmp_path):
         expected[f"side{index + 2}"] = upsample(f"upscale_.{index}", score)
         fused.append(upsample(f"upscale.{index}", prepared))
     expected["fused"] = convolution("fuse", torch.cat(fused, 1))
-    for name, logits in weights.import_network(tmp_path / "parent.pth")(images).items():
+    for name, logits in import_network(tmp_path / "parent.pth")(images).items():
         theirs = expected[name].numpy().transpose(0, 2, 3, 1)
         np.testing.assert_allclose(logits, theirs, rtol=1e-4, atol=1e-4 * np.abs(theirs).max())
 
@@ -519,5 +527,5 @@ def test_caffe_gives_the_same_logits(osvos, tmp_path):
     bgr = images[..., ::-1] - np.array(layers.MEAN_BGR)
     caffe.setInput(np.ascontiguousarray(bgr.transpose(0, 3, 1, 2), np.float32))
     theirs = caffe.forward().transpose(0, 2, 3, 1)
-    logits = weights.import_network(tmp_path / "parent")(images)["fused"]
+    logits = import_network(tmp_path / "parent")(images)["fused"]
     np.testing.assert_allclose(logits, theirs, rtol=1e-4, atol=1e-4 * np.abs(theirs).max())
