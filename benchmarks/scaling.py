@@ -48,11 +48,11 @@ _DISTINCT = 8  # invented frames; more are links to them
 _PROGRAM = """
 import functools, json, pathlib, re, sys
 from osvos_tf.jobs import video_job
-from osvos_tf.segmentation import inference
+from osvos_tf.segmentation import following, inference
 batch_size, peak, job = int(sys.argv[1]), pathlib.Path(sys.argv[2]), json.loads(sys.argv[3])
-for name in ("predict_frames", "follow_object") if batch_size else ():
-    function = functools.partial(getattr(inference, name), batch_size=batch_size)
-    setattr(inference, name, function)
+if batch_size:
+    for module, name in ((inference, "predict_frames"), (following, "follow_object")):
+        setattr(module, name, functools.partial(getattr(module, name), batch_size=batch_size))
 video_job.run(video_job.VideoJob.from_json(job))
 status = pathlib.Path("/proc/self/status").read_text()
 peak.write_text(re.search(r"VmHWM:\\s+(\\d+) kB", status)[1])

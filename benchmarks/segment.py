@@ -25,7 +25,8 @@ from osvos_tf.media.masks import write_mask
 from osvos_tf.media.videos import write_video
 from osvos_tf.network import model
 from osvos_tf.network.precision import with_precision
-from osvos_tf.segmentation import inference, specialist
+from osvos_tf.segmentation import inference
+from osvos_tf.segmentation.segmenter import SegmentedFrame, Segmenter
 
 _DAVIS = flags.DEFINE_string("davis", None, "DAVIS root.", required=True)
 _SPECIALISTS = flags.DEFINE_string("specialists", None, "Folder of results.", required=True)
@@ -79,12 +80,12 @@ def measure(sequence: davis.Sequence, changes: dict[str, Any]) -> tuple[float, f
     masks = files.ensure_writable(out / "masks")
     frames = open_frames(sequence.frames[0].image.parent)
     options = osvos_tf.SegmentOptions(**changes)
-    segmenter = specialist.Segmenter(_load(sequence), frames.size, options)
+    segmenter = Segmenter(_load(sequence), frames.size, options)
 
     def run() -> None:
         with write_video(out / "overlay.mp4", frames.size, frames.fps) as overlay:
 
-            def write(frame: specialist.SegmentedFrame) -> None:
+            def write(frame: SegmentedFrame) -> None:
                 mask = (frame.mask > 0).astype(np.uint8)
                 write_mask(masks / f"{frame.name}.png", mask)
                 overlay.write(visualize.overlay(frame.image, mask))

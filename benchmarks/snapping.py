@@ -42,7 +42,7 @@ from benchmarks import timing
 from osvos_tf.data import davis
 from osvos_tf.evaluation import metrics
 from osvos_tf.media.masks import read_mask
-from osvos_tf.segmentation import snapping
+from osvos_tf.segmentation import colours, snapping
 
 _DAVIS = flags.DEFINE_string("davis", None, "DAVIS root.", required=True)
 _CONTOUR = flags.DEFINE_string("contour", None, "Contour network (.keras); unset: the gradient.")
@@ -70,7 +70,7 @@ VARIATIONS = {
     "BALANCING_STEPS": (1, 10),
     "SOLVER_STEPS": (3, 12, 25),
 }
-"""Constants of `segmentation.snapping`, and what `--tune` sets each of them to, one at a time."""
+"""Constants of `segmentation.colours`, and what `--tune` sets each of them to, one at a time."""
 
 _COLUMNS = ("J_before", "J_contours", "J_bilateral", "superpixels")
 _TIMED_SEQUENCES = 5
@@ -188,7 +188,7 @@ def seconds(sequences, predict):
             "contours to contour map": lambda c=contours: snapping.ucm(c),
             "contour map to superpixels": lambda u=ucm: snapping.superpixels(u),
             "majority vote": lambda m=mask, s=labels: snapping.majority_vote(m, s),
-            "bilateral solver": lambda p=probability, i=image: snapping.bilateral(p, i),
+            "bilateral solver": lambda p=probability, i=image: colours.snap_to_colours(p, i),
         }
         # Processor time, which other programs on the machine disturb less than the clock's.
         best = [timing.best_seconds(s, _ROUNDS, time.process_time) for s in steps.values()]
@@ -211,7 +211,7 @@ def tune(sequences):
                 probability = degrade(truth)
                 before = metrics.region_similarity(probability > 0.5, truth)
                 cases.append((name, probability, image, truth, before))
-    trials = [("SIGMA_SPATIAL", snapping.SIGMA_SPATIAL)]  # all constants as they are
+    trials = [("SIGMA_SPATIAL", colours.SIGMA_SPATIAL)]  # all constants as they are
     trials += [(name, value) for name, values in VARIATIONS.items() for value in values]
     print(f"{'mean gain in J':28}" + "".join(f"{name:>10}" for name in DEGRADATIONS) + "   seconds")
     return [_trial_row(name, value, cases) for name, value in trials]
@@ -221,7 +221,7 @@ def _scores(probability, truth, labels, image):
     """J of a degraded mask, of its superpixels' vote, and after the bilateral solver."""
     mask = probability > 0.5
     snapped = snapping.majority_vote(mask, labels)
-    smoothed = snapping.bilateral(probability, image) > 0.5
+    smoothed = colours.snap_to_colours(probability, image) > 0.5
     return [metrics.region_similarity(each, truth) for each in (mask, snapped, smoothed)]
 
 
@@ -239,9 +239,9 @@ def _gain_row(sequence, degraded, values):
 def _trial_row(name, value, cases):
     gains = {name: [] for name in DEGRADATIONS}
     start = time.process_time()
-    with mock.patch.object(snapping, name, value):
+    with mock.patch.object(colours, name, value):
         for degraded, probability, image, truth, before in cases:
-            mask = snapping.bilateral(probability, image) > 0.5
+            mask = colours.snap_to_colours(probability, image) > 0.5
             gains[degraded].append(metrics.region_similarity(mask, truth) - before)
     spent = (time.process_time() - start) / len(cases)
     means = {degraded: float(np.mean(values)) for degraded, values in gains.items()}

@@ -28,7 +28,7 @@ from osvos_tf.errors import InputError
 from osvos_tf.media.frames import Frames, open_frames
 from osvos_tf.media.masks import check_png, write_mask
 from osvos_tf.network import DEFAULT_THRESHOLD
-from osvos_tf.segmentation import inference
+from osvos_tf.segmentation import colours, inference
 from osvos_tf.serving import client
 
 FLAGS = flags.FlagValues()
@@ -189,9 +189,8 @@ def _decide(args: flags.FlagValues, frame: np.ndarray, result: np.ndarray) -> np
     """Returns the mask for what the server answered."""
     if args.snap == "none":
         return result
-    from osvos_tf.segmentation import snapping  # half a second, which --help should not wait for
 
-    return inference.to_mask(snapping.bilateral(result, frame), args.threshold)
+    return inference.to_mask(colours.snap_to_colours(result, frame), args.threshold)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,8 @@ from osvos_tf.segmentation.annotations import Annotation
 from osvos_tf.segmentation.options import LearnOptions, SegmentOptions
 
 if TYPE_CHECKING:
-    from osvos_tf.segmentation.specialist import SegmentedFrame, Specialist
+    from osvos_tf.segmentation.segmenter import SegmentedFrame
+    from osvos_tf.segmentation.specialist import Specialist
 
 MASKS, PROBABILITIES = "masks", "probabilities"
 # Entries of a record that others read, and their types.
@@ -161,7 +162,8 @@ def run(
         return results.read_record(job.out) or {}
 
     tf = runtime.import_tensorflow()
-    from osvos_tf.segmentation.specialist import NETWORK, learn_from, load_contour
+    from osvos_tf.segmentation.segmenter import load_contour
+    from osvos_tf.segmentation.specialist import NETWORK, learn_from
 
     if job.segment.contour is not None:  # tell a wrong one before the object is learned
         load_contour(job.segment.contour)

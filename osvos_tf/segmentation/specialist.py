@@ -19,7 +19,7 @@ import os
 import pathlib
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import keras
@@ -37,9 +37,9 @@ from osvos_tf.network.parents import PARENTS
 from osvos_tf.network.precision import with_precision
 from osvos_tf.progress import OnProgress, Progress
 from osvos_tf.segmentation import annotations as annotated
-from osvos_tf.segmentation import inference, snapping
 from osvos_tf.segmentation.annotations import Annotation, Mask
 from osvos_tf.segmentation.options import LearnOptions, SegmentOptions, with_changes
+from osvos_tf.segmentation.segmenter import SegmentedFrame, Segmenter, load_contour
 from osvos_tf.training import one_shot
 
 NETWORK = "specialist.keras"
@@ -53,26 +53,6 @@ _RANDOM_WIDTH = 0.5
 _RANDOM_HEIGHT = 240
 # Of the first training's updates, those that a correction takes: it begins with what is known.
 _CORRECTION = 1 / 3
-
-
-class SegmentedFrame(NamedTuple):
-    """What was found in one frame.
-
-    Attributes:
-        name: the frame's.
-        image: the frame, uint8 RGB [height, width, 3].
-        mask: uint8 [height, width]: 0, or the object's id. In an annotated frame it is what was
-            given.
-        probability: id -> float32 [height, width] in 0..1, as snapped.
-        confidence: id -> 0..1, how sharply the probability tells the mask from the rest: their
-            overlap, as J has it. 0 where no object is found, 1 in an annotated frame.
-    """
-
-    name: str
-    image: np.ndarray
-    mask: np.ndarray
-    probability: dict[int, np.ndarray]
-    confidence: dict[int, float]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -325,133 +305,6 @@ def load(path: str | os.PathLike[str]) -> Specialist:
         ) from error
 
 
-class Segmenter:
-    """Frames to masks, one after another: what `Specialist.segment` is made of.
-
-    Args:
-        specialist: what knows the object.
-        size: (height, width) of the frames, in pixels.
-        options: a `SegmentOptions`.
-    """
-
-    def __init__(
-        self, specialist: Specialist, size: tuple[int, int], options: SegmentOptions
-    ) -> None:
-        self._specialist, self._size, self._options = specialist, size, options
-        (self._id,) = specialist.objects
-        network = with_precision(specialist.network, options.precision)
-        if options.contour is None:
-            predictor = model.build_predictor(network, frame_height=size[0])
-        else:
-            contour = with_precision(load_contour(options.contour), options.precision)
-            predictor = model.build_two_stream(network, contour, frame_height=size[0])
-        self._predict = model.any_size(predictor)
-        self._follower = inference.Follower(self._predict, self._is_object)
-
-    def run(
-        self, frames: Frames, on_progress: OnProgress | None = None
-    ) -> Iterator[SegmentedFrame]:
-        """Yields a `SegmentedFrame` for every frame of a video."""
-        started = time.monotonic()
-        # While the network looks at the next frames, a thread beside it snaps the last ones.
-        found = inference.map_beside(lambda located: self._finish(*located), self._locate(frames))
-        for done, frame in enumerate(found, start=1):
-            if on_progress is not None:
-                on_progress(Progress("segment", done, frames.length, time.monotonic() - started))
-            yield frame
-
-    def step(
-        self, image: np.ndarray, mask: Mask | None = None, *, name: str = ""
-    ) -> SegmentedFrame:
-        """Segments the next frame.
-
-        Args:
-            image: uint8 RGB [height, width, 3].
-            mask: what is given for this frame; it is returned, and the object is looked for around
-                it from then on.
-            name: of the frame.
-        """
-        if mask is not None:
-            known = Annotation(name, image, read_mask(mask))
-            self._follower.anchor(known.mask == 1)
-            nothing = np.zeros(self._size, np.float32)
-            return self._given(known, nothing)
-        if self._options.follow:
-            ((window, predicted),) = self._follower.locate([image])
-        else:
-            window = inference.Window(0, 0, *self._size)
-            ((_, _, predicted),) = inference.predict_frames([(name, image)], self._predict)
-        return self._finish(name, image, window, predicted)
-
-    def _locate(self, frames: Frames) -> Iterator[tuple[str, np.ndarray, inference.Window, Any]]:
-        """Yields (name, frame, window, prediction in the window) of all frames."""
-        images = inference.read_ahead(frames)
-        if self._options.follow:
-            known = self._known(*frames.first())
-            yield from inference.follow_object(
-                images, self._predict, self._is_object, mask=None if known is None else known.mask
-            )
-        else:
-            for name, frame, predicted in inference.predict_frames(images, self._predict):
-                yield name, frame, inference.Window(0, 0, *self._size), predicted
-
-    def _is_object(self, predicted: Any) -> np.ndarray:
-        probability = predicted["probabilities"] if isinstance(predicted, dict) else predicted
-        return probability > self._options.threshold
-
-    def _finish(
-        self, name: str, image: np.ndarray, window: inference.Window, predicted: Any
-    ) -> SegmentedFrame:
-        probability, mask = self._snap(window.cut(image), predicted)
-        confidence = _sharpness(probability, mask)
-        probability = window.fill(probability, self._size)
-        known = self._known(name, image)
-        if known is not None:
-            return self._given(known, probability)
-        mask = window.fill(mask, self._size) * np.uint8(self._id)
-        return SegmentedFrame(name, image, mask, {self._id: probability}, {self._id: confidence})
-
-    def _snap(self, image: np.ndarray, predicted: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Returns probability and mask 0/1, both [height, width], snapped as the options say."""
-        options = self._options
-        if options.snap == "none":
-            return predicted, inference.to_mask(predicted, options.threshold)
-        if options.snap == "contour":
-            mask = inference.to_mask(predicted["probabilities"], options.threshold)
-            map_ = snapping.ucm(predicted["contours"])
-            labels = snapping.superpixels(map_, options.contour_threshold)
-            return predicted["probabilities"], snapping.majority_vote(mask, labels)
-        predicted = snapping.bilateral(predicted, image)
-        return predicted, inference.to_mask(predicted, options.threshold)
-
-    def _known(self, name: str, image: np.ndarray) -> Annotation | None:
-        known = (a for a in self._specialist.annotations if a.shows(name, image))
-        return next(known, None)
-
-    def _given(self, known: Annotation, probability: np.ndarray) -> SegmentedFrame:
-        """Returns an annotated frame as it was given; where it is void, as it was found."""
-        void = known.mask == VOID
-        found = np.where(void, probability, known.mask == 1).astype(np.float32)
-        inside = np.where(void, probability > self._options.threshold, known.mask == 1)
-        mask = inside.astype(np.uint8) * np.uint8(self._id)
-        return SegmentedFrame(known.name, known.frame, mask, {self._id: found}, {self._id: 1.0})
-
-
-def load_contour(path: str | os.PathLike[str]) -> keras.Model:
-    """Loads a contour network from a `.keras` file.
-
-    Raises:
-        InputError: it cannot be loaded, or is another network.
-    """
-    network = load_model(path)
-    if network.name != "contour":
-        raise InputError(
-            f"'{path}' holds a {network.name} network, not the contours that are wanted. Name a "
-            "network of train_contour."
-        )
-    return network
-
-
 def _foreground(path: str | os.PathLike[str]) -> keras.Model:
     network = load_model(path)
     if network.name == "contour":
@@ -514,14 +367,6 @@ def _train(
         history.losses,
         round(time.monotonic() - started, 3),
     )
-
-
-def _sharpness(probability: np.ndarray, mask: np.ndarray) -> float:
-    """Returns the overlap of a soft and a hard mask: sum of minima over sum of maxima."""
-    inside = float(probability[mask > 0].sum())
-    outside = float(probability.sum()) - inside
-    area = int(np.count_nonzero(mask))
-    return inside / (area + outside) if area else 0.0
 
 
 def _labels(path: pathlib.Path) -> np.ndarray:

@@ -21,7 +21,7 @@ from osvos_tf.media.masks import read_mask
 from osvos_tf.media.videos import write_video
 from osvos_tf.network import DEFAULT_THRESHOLD, model
 from osvos_tf.network.files import save_model
-from osvos_tf.segmentation import inference, snapping
+from osvos_tf.segmentation import colours, inference, snapping
 from support.world import REPOSITORY
 
 HEIGHT, WIDTH = 48, 80  # of the invented tree
@@ -222,7 +222,7 @@ def test_masks_are_snapped_to_edges(arguments):
     predicted = model.build_predictor(network).predict_on_batch(np.stack(frames))
     found = read_masks(arguments["out"] / "masks")
     for frame, probability, mask in list(zip(frames, predicted, found.values(), strict=True))[1:]:
-        expected = inference.to_mask(snapping.bilateral(probability[..., 0], frame))
+        expected = inference.to_mask(colours.snap_to_colours(probability[..., 0], frame))
         assert np.mean(mask == expected) > 0.999
 
 

@@ -16,7 +16,6 @@ from osvos_tf.network import layers, model
 from osvos_tf.network.weights import loading
 from osvos_tf.network.weights.loading import (
     IMAGENET_FILE,
-    IMAGENET_MD5,
     import_network,
     load_imagenet,
     load_vgg16,
@@ -140,7 +139,7 @@ def test_a_damaged_file_is_not_read(cache, offline, monkeypatch, tmp_path):
     monkeypatch.setenv("KERAS_HOME", str(home))
     network = model.build_foreground()
     before = network.get_layer("block1_conv1").get_weights()[0]
-    with pytest.raises(InputError, match=IMAGENET_MD5):
+    with pytest.raises(InputError, match=loading.IMAGENET_MD5):
         load_imagenet(network)
     np.testing.assert_array_equal(before, network.get_layer("block1_conv1").get_weights()[0])
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given as for_any
 from hypothesis import strategies as st
 
-from osvos_tf.segmentation import inference
+from osvos_tf.segmentation import following, inference
 
 
 def brightness(frames):
@@ -118,7 +118,7 @@ def follow(frames, **options):
         sizes.extend(image.shape[:2] for image in batch)
         return brightness(batch)
 
-    results = list(inference.follow_object(frames, predict, bright, **options))
+    results = list(following.follow_object(frames, predict, bright, **options))
     assert [name for name, *_ in results] == [name for name, _ in frames]
     for (_, source), (_, frame, window, probability) in zip(frames, results, strict=True):
         np.testing.assert_array_equal(frame, source)
@@ -138,7 +138,7 @@ def test_whatever_the_object_does_it_is_found(corners, batch_size):
 
 def test_a_still_object_is_looked_for_around_where_it_was():
     windows, sizes = follow(squares([(64, 100)] * 9), batch_size=4)
-    assert windows[0] == inference.Window(0, 0, *SIZE)
+    assert windows[0] == following.Window(0, 0, *SIZE)
     assert len(set(windows[4:])) == 1
     window = windows[-1]
     assert window.top <= 56 and window.bottom >= 96 and window.left <= 92 and window.right >= 132
@@ -152,7 +152,7 @@ def test_the_first_mask_says_where_to_begin():
     assert np.prod(sizes[0]) < 0.4 * np.prod(SIZE)
     assert len(sizes) == 3
     windows, _ = follow(squares([(64, 100)]), mask=np.zeros(SIZE, np.uint8))
-    assert windows == [inference.Window(0, 0, *SIZE)]
+    assert windows == [following.Window(0, 0, *SIZE)]
 
 
 def test_what_is_far_from_the_object_is_not_looked_at():
@@ -162,7 +162,7 @@ def test_what_is_far_from_the_object_is_not_looked_at():
         frame[120:150, 200:230] = 255
     mask = np.zeros(SIZE, np.uint8)
     mask[8:32, 8:32] = 1
-    for _, _, window, probability in inference.follow_object(frames, brightness, bright, mask=mask):
+    for _, _, window, probability in following.follow_object(frames, brightness, bright, mask=mask):
         assert not window.fill(probability, SIZE)[100:].any()
 
 

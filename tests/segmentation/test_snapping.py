@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from osvos_tf.data import davis
-from osvos_tf.segmentation import snapping
+from osvos_tf.segmentation import colours, snapping
 from support.world import REPOSITORY
 
 hg = snapping.hg  # its first import warns, see there
@@ -205,7 +205,7 @@ def test_what_is_no_probability_is_refused(contours, message):
     with pytest.raises(ValueError, match=f"contours: .*{message}"):
         snapping.ucm(contours)
     with pytest.raises(ValueError, match=f"probability: .*{message}"):
-        snapping.bilateral(contours, frame)
+        colours.snap_to_colours(contours, frame)
 
 
 @pytest.mark.parametrize(
@@ -300,14 +300,14 @@ def noise_frame(size, seed=0):
 @pytest.mark.parametrize("size", [(1, 1), (1, 2), (2, 3), (7, 1), (33, 47), (60, 81)])
 def test_the_solver_takes_any_size_and_stays_in_range(size):
     probability = np.random.default_rng(1).random(size) < 0.5
-    smoothed = snapping.bilateral(probability.astype(np.float64), noise_frame(size))
+    smoothed = colours.snap_to_colours(probability.astype(np.float64), noise_frame(size))
     assert (smoothed.shape, smoothed.dtype) == (size, np.float32)
     assert smoothed.min() >= 0 and smoothed.max() <= 1
 
 
 @pytest.mark.parametrize("value", [0, 0.2, 0.5, 1])
 def test_a_constant_stays_constant(value):
-    smoothed = snapping.bilateral(np.full((40, 50), value, np.float32), noise_frame((40, 50)))
+    smoothed = colours.snap_to_colours(np.full((40, 50), value, np.float32), noise_frame((40, 50)))
     np.testing.assert_allclose(smoothed, value, atol=1e-4)
 
 
@@ -316,7 +316,7 @@ def test_a_blurred_edge_moves_to_the_edge_of_the_frame():
     frame[:, :57], frame[:, 57:] = (40, 60, 90), (160, 120, 60)
     probability = np.tile((np.arange(120) > 62).astype(np.float32), (60, 1))
     probability = cv2.GaussianBlur(probability, None, 6)
-    mask = snapping.bilateral(probability, frame) > 0.5
+    mask = colours.snap_to_colours(probability, frame) > 0.5
     expected = np.tile(np.arange(120) >= 57, (60, 1))
     assert ((probability > 0.5) != expected).sum() == 60 * 6
     np.testing.assert_array_equal(mask, expected)
@@ -324,8 +324,8 @@ def test_a_blurred_edge_moves_to_the_edge_of_the_frame():
 
 def test_without_edges_in_the_frame_the_edge_stays_about_where_it_is():
     probability = np.tile((np.arange(120) > 62).astype(np.float32), (60, 1))
-    mask = snapping.bilateral(probability, np.full((60, 120, 3), 90, np.uint8)) > 0.5
-    assert (mask != (probability > 0.5)).sum() <= 60 * snapping.SIGMA_SPATIAL
+    mask = colours.snap_to_colours(probability, np.full((60, 120, 3), 90, np.uint8)) > 0.5
+    assert (mask != (probability > 0.5)).sum() <= 60 * colours.SIGMA_SPATIAL
 
 
 @pytest.mark.parametrize(
@@ -333,25 +333,25 @@ def test_without_edges_in_the_frame_the_edge_stays_about_where_it_is():
 )
 def test_a_frame_of_another_kind_is_refused(frame):
     with pytest.raises(ValueError, match=r"frame: wanted uint8 of shape \(4, 5, 3\), got"):
-        snapping.bilateral(np.zeros((4, 5), np.float32), frame)
+        colours.snap_to_colours(np.zeros((4, 5), np.float32), frame)
 
 
 def bilateral_by_definition(probability, frame):
     """Solves the equations of the module's `_solve` as they stand, with dense matrices."""
     colours = cv2.cvtColor(frame, cv2.COLOR_RGB2YCrCb).reshape(-1, 3)
     places = np.indices(probability.shape).reshape(2, -1).T
-    sigmas = [snapping.SIGMA_SPATIAL] * 2 + [snapping.SIGMA_LUMA] + [snapping.SIGMA_CHROMA] * 2
+    sigmas = [colours.SIGMA_SPATIAL] * 2 + [colours.SIGMA_LUMA] + [colours.SIGMA_CHROMA] * 2
     bins = np.floor_divide(np.hstack([places, colours]), sigmas)
     vertices, vertex = np.unique(bins, axis=0, return_inverse=True)
     distance = np.abs(vertices[:, None] - vertices[None]).sum(axis=2)
     blur = (distance == 1) + 10 * np.eye(len(vertices))
     splat = (np.arange(len(vertices))[:, None] == vertex.ravel()).astype(float)
     scale = np.ones(len(vertices))
-    for _ in range(snapping.BALANCING_STEPS):
+    for _ in range(colours.BALANCING_STEPS):
         scale = np.sqrt(scale * splat.sum(axis=1) / (blur @ scale))
     roughness = np.diag(scale * (blur @ scale)) - scale[:, None] * blur * scale
-    confidence = np.maximum(np.abs(2 * probability.ravel() - 1), snapping.CONFIDENCE_FLOOR)
-    matrix = snapping.SMOOTHNESS * roughness + np.diag(splat @ confidence)
+    confidence = np.maximum(np.abs(2 * probability.ravel() - 1), colours.CONFIDENCE_FLOOR)
+    matrix = colours.SMOOTHNESS * roughness + np.diag(splat @ confidence)
     values = np.linalg.solve(matrix, splat @ (confidence * probability.ravel()))
     return values[vertex.ravel()].reshape(probability.shape)
 
@@ -360,8 +360,8 @@ def test_with_enough_steps_the_solver_solves_its_equations():
     size = (24, 31)
     smooth = cv2.GaussianBlur(noise_frame(size), None, 3)
     probability = np.random.default_rng(2).random(size, np.float32)
-    with mock.patch.object(snapping, "SOLVER_STEPS", 200):
-        solved = snapping.bilateral(probability, smooth)
+    with mock.patch.object(colours, "SOLVER_STEPS", 200):
+        solved = colours.snap_to_colours(probability, smooth)
     expected = bilateral_by_definition(probability, smooth)
     np.testing.assert_allclose(solved, expected, atol=1e-4)
 

@@ -22,6 +22,7 @@ from osvos_tf.network.files import save_model
 from osvos_tf.network.parents import PARENTS
 from osvos_tf.segmentation import specialist
 from osvos_tf.segmentation.options import LearnOptions, SegmentOptions
+from osvos_tf.segmentation.segmenter import Segmenter
 from osvos_tf.training import recipes
 from support.world import REPOSITORY, paint
 
@@ -385,12 +386,12 @@ def test_exported(dog, frames, tmp_path):
 def test_one_frame_after_another(dog, frames, mask):
     """The stepper finds what whole batches find, and looks around a mask that it is given."""
     options = SegmentOptions(follow=False, **IDS)
-    stepper = specialist.Segmenter(dog, frames.shape[1:3], options)
+    stepper = Segmenter(dog, frames.shape[1:3], options)
     whole = list(dog.segment(frames, options=options))
     for number, frame in enumerate(frames):
         found = stepper.step(frame, name=f"{number:05d}")
         assert np.mean(found.mask == whole[number].mask) > 0.999
-    stepper = specialist.Segmenter(dog, frames.shape[1:3], SegmentOptions(**IDS))
+    stepper = Segmenter(dog, frames.shape[1:3], SegmentOptions(**IDS))
     given = stepper.step(frames[1], mask, name="given")
     np.testing.assert_array_equal(given.mask, mask)
     assert stepper.step(frames[2]).mask.shape == mask.shape

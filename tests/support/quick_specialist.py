@@ -12,6 +12,7 @@ import numpy as np
 
 from osvos_tf.errors import InputError
 from osvos_tf.segmentation import specialist
+from osvos_tf.segmentation.segmenter import SegmentedFrame
 from osvos_tf.training import loop, one_shot
 
 
@@ -23,7 +24,7 @@ class Quick(specialist.Specialist):
         for name, image in video:
             known = [a.mask == 1 for a in self.annotations if a.shows(name, image)]
             mask = known[0] if known else self.find(name, options)
-            yield specialist.SegmentedFrame(
+            yield SegmentedFrame(
                 name, image, mask.astype(np.uint8), {1: mask.astype(np.float32)}, {1: 0.5}
             )
 
