@@ -211,7 +211,7 @@ def _train(
             if make_records and precision is None:
                 write_json(workdir / _SETTINGS, {**settings, "precision": None})  # ours from now on
                 make_records(workdir / _RECORDS)
-        distribution.total(strategy, 0)  # the others wait for the records
+        distribution.sum_over_workers(strategy, 0)  # the others wait for the records
         # What "auto" chose once holds for the whole run.
         precision = precision or choose_precision(args.precision)
         network = _initial(args, task, model)
@@ -228,7 +228,7 @@ def _train(
             network = with_precision(network, "float32")
             save_model(network, workdir / task.file, storage=args.storage)
             print(f"Wrote {workdir / task.file}")
-        distribution.total(strategy, 0)  # the others end when the model is there
+        distribution.sum_over_workers(strategy, 0)  # the others end when the model is there
 
 
 def _train_stages(

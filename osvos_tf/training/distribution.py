@@ -98,7 +98,7 @@ def worker(strategy: tf.distribute.Strategy) -> tuple[int, int]:
     return index, len(workers)
 
 
-def total(strategy: tf.distribute.Strategy, number: float) -> float:
+def sum_over_workers(strategy: tf.distribute.Strategy, number: float) -> float:
     """Returns the sum of a number over all workers, float; waits until all have called this."""
     _, workers = worker(strategy)
     if workers == 1:

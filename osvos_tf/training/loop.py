@@ -1,14 +1,11 @@
 """The only training loop: every stage of every recipe runs through `train`."""
 
 import dataclasses
-import itertools
 import math
 import os
 import pathlib
-import shutil
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from osvos_tf import runtime  # noqa: F401 (before Keras: it decides what that runs on)
@@ -18,9 +15,10 @@ import keras
 import tensorflow as tf
 
 from osvos_tf.errors import InputError
-from osvos_tf.files import atomic_path
 from osvos_tf.network.precision import with_precision
 from osvos_tf.training import distribution, losses
+from osvos_tf.training.checkpoints import Batches, Checkpoints
+from osvos_tf.training.ending import End
 from osvos_tf.training.recipes import Stage
 
 _MOMENTUM = 0.9
@@ -32,7 +30,6 @@ _MOMENTUM = 0.9
 _ATTEMPTS = 2
 
 
-_Batches = Iterator[tuple[tf.Tensor, tf.Tensor]]  # images and labels
 # Loss, losses by output, fused logits, whether loss and gradients are finite.
 _Accumulated = tuple[tf.Tensor, dict[str, tf.Tensor], tf.Tensor, tf.Tensor]
 _Accumulate = Callable[[tf.Tensor, tf.Tensor], _Accumulated]
@@ -73,111 +70,61 @@ def train(
 ) -> History:
     """Trains a network through one stage, from its last checkpoint if there is one.
 
-    The stages of a recipe share one work folder and one update count: a stage that the
+    The stages of a recipe share one work folder and one count of updates: a stage that the
     checkpoint has passed only restores the weights and returns.
 
     Args:
-        model: a network of `model.build_foreground` or `build_contour`; changed in place. Built
-            under the strategy's scope.
-        dataset: `tf.data.Dataset` of (image, label) batches of `stage.batch_size`, see
-            `input_pipeline`; endless. Its iterator is checkpointed with the weights. With a
-            strategy of several replicas: this worker's part of the views, in batches of
-            `stage.share(replicas)`.
+        model: a network of `model.build_foreground` or `build_contour`, built under the strategy's
+            scope; changed in place.
+        dataset: endless `tf.data.Dataset` of (image, label) batches of `stage.batch_size`, see
+            `input_pipeline`. With several replicas: this process's share, see `Stage.share`.
         stage: a `recipes.Stage`.
         workdir: folder for `checkpoints/` and TensorBoard `summaries/`; None keeps neither.
-        strategy: of `distribution.make_strategy`; None: the one in whose scope this is called, one
-            device as a rule. All workers call this with the same arguments; the first one writes
-            to the work folder, from which all of them restore.
-        budget: seconds after which training ends early, the stage's cool-down included; None
-            trains all updates. With several workers, leave this and `is_learned` alone.
-        is_learned: called with the updates done after each update; once it gives True, training
-            ends early, after the stage's cool-down. None trains all updates.
+        strategy: of `distribution.make_strategy`; None: the current one. All processes of a cluster
+            make the same call; the first of them writes to the work folder, all restore from it.
+        budget: seconds after which training ends early, cool-down included; for one process only.
+        is_learned: called with the updates done; once True, only the cool-down is left to do.
         on_update: called with (updates done, loss) after each update.
-        stop: asked after each update; training ends there, its checkpoint saved, once it says True.
+        stop: asked after each update; once True, training saves a checkpoint and ends.
         checkpoint_seconds: least time between two checkpoints; the last update is always saved.
         summary_every: updates between two TensorBoard entries.
 
-    Returns:
-        A `History`.
-
     Raises:
-        FloatingPointError: the loss is not finite; the message names the update, and the weights
-            are those of the update before.
-        InputError: no checkpoint of the work folder can be read, or none can be written; the
-            workers do not find the same one.
-        tf.errors.AbortedError: another worker was told to stop, and so all did; the checkpoint is
-            saved. Errors of `distribution.LOST_WORKER` say that one is gone.
+        FloatingPointError: the loss is not finite. The weights are those of the update before.
+        InputError: no checkpoint can be read, or none written, or processes found different ones.
+        tf.errors.AbortedError: another process was told to stop, so all did, after a checkpoint.
+            Errors of `distribution.LOST_WORKER` say that a process is gone.
     """
     strategy = strategy or tf.distribute.get_strategy()
-    is_writer = distribution.worker(strategy)[0] == 0
+    state = _start(model, dataset, stage, strategy)
+    checkpoints = Checkpoints(workdir, stage, state, strategy, checkpoint_seconds)
+    _check_agreement(strategy, int(state["done"]), workdir)
+    loop = _Loop(**state, stage=stage, strategy=strategy, summaries=_summaries(workdir, strategy))
+    end = End(stage, budget, is_learned, stop, strategy)
+    first, began, history = int(state["done"]), time.monotonic(), list[tuple[int, float]]()
+    while (done := first + len(history)) < (last := end.after(done)):
+        loss = loop.update(done, last, summary=(done + 1) % summary_every == 0)
+        history.append((done + 1, loss))
+        end.tick()
+        if on_update is not None:
+            on_update(done + 1, loss)
+        checkpoints.save_if_due()
+        end.ask(done + 1)
+    checkpoints.save()
+    end.require_own_wish()
+    seconds = time.monotonic() - began
+    return History(len(history), seconds, tuple(history), first, checkpoints.damaged)
+
+
+def _start(
+    model: keras.Model, dataset: tf.data.Dataset, stage: Stage, strategy: tf.distribute.Strategy
+) -> dict[str, Any]:
+    """Returns what a checkpoint holds, as it is before the stage's first update."""
     with strategy.scope():
         optimizer = _make_optimizer(stage)
         optimizer.build(model.trainable_variables)
-    batches = iter(dataset)
     done = tf.Variable(stage.first_update, dtype=tf.int64, trainable=False)
-    manager, damaged = _restore(
-        workdir, stage, is_writer, model=model, optimizer=optimizer, done=done, batches=batches
-    )
-    _check_agreement(strategy, int(done), workdir)
-    first = safe = int(done)  # `safe`: updates that a checkpoint holds
-    summaries = _summaries(workdir) if is_writer else None
-    loop = _Loop(model, optimizer, stage, batches, summaries, strategy)
-    start = saved = time.monotonic()
-    clock = _Clock(budget)
-    end, asked, stopped = stage.last_update, False, False
-    history: list[tuple[int, float]] = []
-    for update in itertools.count(first):
-        last = min(end, update + clock.affordable())
-        if update >= last:
-            break
-        loss = loop.update(update, last, summary=(update + 1) % summary_every == 0)
-        clock.tick()
-        done.assign(update + 1)
-        history.append((update + 1, loss))
-        if on_update is not None:
-            on_update(update + 1, loss)
-        if is_learned is not None and is_learned(update + 1):
-            end, is_learned = min(end, update + 1 + stage.cooldown), None
-        if manager is not None and time.monotonic() - saved >= checkpoint_seconds:
-            _save(manager, done)
-            saved, safe = time.monotonic(), update + 1
-        asked = stop is not None and bool(stop())
-        stopped = stop is not None and distribution.total(strategy, asked) > 0
-        if stopped:
-            break
-    if manager is not None and safe < int(done):
-        _save(manager, done)
-    if stopped and not asked:
-        raise tf.errors.AbortedError(None, None, "Another worker was told to stop.")
-    return History(len(history), time.monotonic() - start, tuple(history), first, damaged)
-
-
-class _Clock:
-    """How many more updates fit into a budget of seconds, from what those made so far took."""
-
-    def __init__(self, budget: float | None):
-        self._budget = budget
-        self._start = time.monotonic()
-        # Seconds after which the first and the latest update were done.
-        self._ticks: list[float] = []
-        self._made = 0
-
-    def tick(self) -> None:
-        """Counts an update."""
-        self._made += 1
-        self._ticks = [*self._ticks[:1], time.monotonic() - self._start]
-
-    def affordable(self) -> int:
-        """Returns a number of updates; a very large one without a budget or before any is known."""
-        if self._budget is None:
-            return sys.maxsize
-        left = self._budget - (time.monotonic() - self._start)
-        if left <= 0:
-            return 0
-        if self._made < 2:  # the first builds the graph
-            return sys.maxsize
-        first, latest = self._ticks
-        return math.ceil(left * (self._made - 1) / (latest - first))
+    return {"model": model, "optimizer": optimizer, "done": done, "batches": iter(dataset)}
 
 
 class _Loop:
@@ -187,15 +134,17 @@ class _Loop:
         self,
         model: keras.Model,
         optimizer: keras.optimizers.Optimizer,
+        done: tf.Variable,
+        batches: Batches,
         stage: Stage,
-        batches: _Batches,
-        summaries: tf.summary.SummaryWriter | None,
         strategy: tf.distribute.Strategy,
-    ):
+        summaries: tf.summary.SummaryWriter | None,
+    ) -> None:
         self.model = model
         self.optimizer = optimizer
-        self.stage = stage
+        self.done = done
         self.batches = batches
+        self.stage = stage
         self.summaries = summaries
         self.strategy = strategy
         self.replicas = strategy.num_replicas_in_sync
@@ -221,6 +170,7 @@ class _Loop:
         if summary and self.summaries is not None:
             pictures = map(self._first, (images, labels, fused))
             self._summarise(self.summaries, number + 1, total, parts, *pictures)
+        self.done.assign(number + 1)
         return total
 
     def _next_batch(self) -> tuple[tf.Tensor, tf.Tensor]:
@@ -363,105 +313,13 @@ def _check_agreement(
 ) -> None:
     """Raises InputError unless all workers are at the same update."""
     _, workers = distribution.worker(strategy)
-    mean = distribution.total(strategy, done) / workers
-    spread = distribution.total(strategy, abs(done - mean))
+    mean = distribution.sum_over_workers(strategy, done) / workers
+    spread = distribution.sum_over_workers(strategy, abs(done - mean))
     if spread:
         raise InputError(
             f"The workers do not start at one update: here {done}, on average {mean:g}. Wanted a "
             f"work folder that all of them share: is {workdir} on each machine's own disk?"
         )
-
-
-def _restore(
-    workdir: str | os.PathLike[str] | None,
-    stage: Stage,
-    is_writer: bool,
-    *,
-    batches: _Batches,
-    **state: Any,
-) -> tuple[tf.train.CheckpointManager | None, tuple[str, ...]]:
-    """Restores the state from the work folder's last checkpoint that can be read.
-
-    Where that is the last of an earlier stage, `batches` start anew: the iterator saved with it
-    holds finished batches of that stage's views, whose number and size may be others.
-
-    Returns:
-        `(manager, damaged)`: the checkpoint manager, None where none is to write, and the names of
-        younger checkpoints that could not be read, which the writer removes.
-
-    Raises:
-        InputError: there are checkpoints, and none can be read.
-    """
-    if workdir is None:
-        return None, ()
-    folder = pathlib.Path(workdir) / "checkpoints"
-    checkpoint = tf.train.Checkpoint(**state, batches=batches)
-    damaged: list[str] = []
-    for path in _checkpoints(folder):
-        try:
-            if path.name == f"ckpt-{stage.first_update}":
-                status = tf.train.Checkpoint(**state).restore(str(path))
-                status.assert_existing_objects_matched().expect_partial()
-            else:
-                checkpoint.restore(str(path)).assert_consumed()
-            break
-        except (tf.errors.OpError, ValueError, IndexError, RuntimeError) as error:
-            damaged.append(path.name)
-            reason = str(error).strip().partition("\n")[0]
-    else:
-        if damaged:
-            raise InputError(
-                f"No checkpoint in {folder} can be read: {', '.join(damaged)}, the last because "
-                f"of: {reason}. Name another work folder, or remove this one to start anew."
-            )
-    if not is_writer:
-        return None, tuple(damaged)
-    _tidy(folder, damaged)
-    return tf.train.CheckpointManager(checkpoint, str(folder), max_to_keep=2), tuple(damaged)
-
-
-def _checkpoints(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the paths of a folder's checkpoints as TensorFlow names them, the youngest first.
-
-    Looked for on the disk: a run that was killed may have written one and not yet listed it.
-    """
-    found = folder.glob("ckpt-*.index")
-    numbered = {int(path.stem[5:]): path.with_suffix("") for path in found}
-    return [numbered[number] for number in sorted(numbered, reverse=True)]
-
-
-def _tidy(folder: pathlib.Path, damaged: list[str]) -> None:
-    """Removes damaged checkpoints and what a killed run left, and lists those that there are."""
-    for name in damaged:
-        for path in folder.glob(f"{name}.*"):
-            path.unlink()
-    for path in folder.glob("ckpt-*_temp"):
-        shutil.rmtree(path)
-    left = _checkpoints(folder)[::-1]
-    if not left:
-        (folder / "checkpoint").unlink(missing_ok=True)  # a list of none may be unreadable, too
-    else:
-        # With their times: the checkpoint manager forgets what is listed without.
-        listed = tf.compat.v1.train.generate_checkpoint_state_proto(
-            str(folder),
-            str(left[-1]),
-            all_model_checkpoint_paths=[str(path) for path in left],
-            all_model_checkpoint_timestamps=[
-                path.with_suffix(".index").stat().st_mtime for path in left
-            ],
-        )
-        with atomic_path(folder / "checkpoint") as temporary:
-            temporary.write_text(str(listed), encoding="utf-8")
-
-
-def _save(manager: tf.train.CheckpointManager, done: tf.Variable) -> None:
-    try:
-        manager.save(checkpoint_number=done)
-    except tf.errors.OpError as error:
-        raise InputError(
-            f"No checkpoint can be written to {manager.directory}: {error.message}. Make room; the "
-            "same command then goes on from the last one."
-        ) from error
 
 
 def _make_optimizer(stage: Stage) -> keras.optimizers.Optimizer:
@@ -490,7 +348,9 @@ def _rates(model: keras.Model, stage: Stage) -> list[tuple[float, float]]:
     ]
 
 
-def _summaries(workdir: str | os.PathLike[str] | None) -> tf.summary.SummaryWriter | None:
-    if workdir is None:
+def _summaries(
+    workdir: str | os.PathLike[str] | None, strategy: tf.distribute.Strategy
+) -> tf.summary.SummaryWriter | None:
+    if workdir is None or distribution.worker(strategy)[0] > 0:
         return None
     return tf.summary.create_file_writer(str(pathlib.Path(workdir) / "summaries"))

@@ -36,7 +36,7 @@ def test_without_a_list_of_workers_there_is_one(monkeypatch):
     assert distribution.cluster() == ([], 0)
     strategy = distribution.make_strategy("auto")
     assert distribution.worker(strategy) == (0, 1)
-    assert distribution.total(strategy, 3) == 3
+    assert distribution.sum_over_workers(strategy, 3) == 3
     with pytest.raises(InputError, match=r"TF_CONFIG.*for example"):
         distribution.make_strategy("multi_worker")
     with pytest.raises(ValueError, match=r"one of .*mirrored"):
@@ -100,7 +100,7 @@ def test_workers_that_see_different_checkpoints_are_stopped(monkeypatch):
     monkeypatch.setattr(distribution, "worker", lambda strategy: (0, 2))
     others = {"done": 70, "spread": 20}  # of the other worker, in the order of the questions
     answers = iter(others.values())
-    monkeypatch.setattr(distribution, "total", lambda strategy, own: own + next(answers))
+    monkeypatch.setattr(distribution, "sum_over_workers", lambda strategy, own: own + next(answers))
     with pytest.raises(InputError, match=r"here 30, on average 50.*work folder that all of them"):
         loop._check_agreement(None, 30, "run")
 

@@ -13,6 +13,7 @@ from osvos_tf.data import input_pipeline
 from osvos_tf.errors import InputError
 from osvos_tf.network import model
 from osvos_tf.training import loop, losses, recipes
+from osvos_tf.training.ending import Clock
 from osvos_tf.training.recipes import Stage
 
 SIZE = (32, 48)
@@ -396,7 +397,7 @@ def test_learned_late_changes_nothing():
 def test_the_clock_plans_what_a_budget_affords(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
-    clock = loop._Clock(budget=30.0)
+    clock = Clock(budget=30.0)
     for seconds in (10.0, 2.0):  # the first update builds the graph and tells nothing
         assert clock.affordable() > 10**9
         now[0] += seconds
@@ -407,7 +408,7 @@ def test_the_clock_plans_what_a_budget_affords(monkeypatch):
     assert clock.affordable() == 5  # 14 seconds at 3
     now[0] += 14.0
     assert clock.affordable() == 0
-    assert loop._Clock(budget=None).affordable() > 10**9
+    assert Clock(budget=None).affordable() > 10**9
 
 
 def events(workdir):
