@@ -25,6 +25,7 @@ from absl import app, flags
 from benchmarks import cost, timing, training_step
 from osvos_tf import files
 from osvos_tf.data import davis, input_pipeline, painted_world, tfrecord
+from osvos_tf.data.tfrecord_writer import write_records
 from osvos_tf.network import model
 from osvos_tf.network.precision import choose_precision, with_precision
 from osvos_tf.training import recipes
@@ -60,7 +61,7 @@ def conversion_rows(sequences, folder):
     copy = timing.Probe(lambda: copy_files(paths, folder), len(paths))
 
     def convert():
-        tfrecord.write_records(sequences, folder / "records", "train", shards=_SHARDS)
+        write_records(sequences, folder / "records", "train", shards=_SHARDS)
 
     conversions, copies = timing.turns(convert, copy)
     frames = len(paths) // 2

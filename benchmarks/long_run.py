@@ -29,11 +29,13 @@ from absl import app, flags
 
 from benchmarks import timing
 from osvos_tf import files
-from osvos_tf.data import davis, painted_world, tfrecord
+from osvos_tf.data import davis, painted_world
+from osvos_tf.data.tfrecord_writer import write_records
 from osvos_tf.media.frames import open_frames
 from osvos_tf.network import model
 from osvos_tf.network.files import save_model
 from osvos_tf.serving import client
+from osvos_tf.serving.client_base import ServingError
 
 _MINUTES = flags.DEFINE_float("minutes", 60.0, "How long.", lower_bound=1.0)
 _OUT = flags.DEFINE_string("out", None, "Folder for all files, a new one.", required=True)
@@ -88,7 +90,7 @@ def main(argv: list[str]) -> None:
 def _prepare(out: pathlib.Path) -> None:
     """Leaves records, a small parent, a list of sequences and a first version in the folder."""
     painted_world.paint_davis(out / "DAVIS", train=4, val=1)
-    tfrecord.write_records(davis.read_split(out / "DAVIS", "train"), out / "records", "train")
+    write_records(davis.read_split(out / "DAVIS", "train"), out / "records", "train")
     network = model.build_foreground(width_multiplier=1 / 16, start="scratch", seed=0)
     save_model(network, out / "parent.keras")
     (sequence,) = davis.read_split(out / "DAVIS", "val")
@@ -179,7 +181,7 @@ def _ask(
                     predict(frames)
                     started = True
                     requests["answered"] += 1
-        except (OSError, ValueError, grpc.RpcError, client.ServingError) as error:
+        except (OSError, ValueError, grpc.RpcError, ServingError) as error:
             if started:
                 errors.append(str(error))
                 return

@@ -25,6 +25,7 @@ from osvos_tf.media.masks import write_mask
 from osvos_tf.media.videos import write_video
 from osvos_tf.network import model
 from osvos_tf.network.precision import with_precision
+from osvos_tf.parallel import parallel_map
 from osvos_tf.segmentation import inference
 from osvos_tf.segmentation.segmenter import SegmentedFrame, Segmenter
 
@@ -90,7 +91,7 @@ def measure(sequence: davis.Sequence, changes: dict[str, Any]) -> tuple[float, f
                 write_mask(masks / f"{frame.name}.png", mask)
                 overlay.write(visualize.overlay(frame.image, mask))
 
-            for _ in inference.map_beside(write, segmenter.run(frames)):
+            for _ in parallel_map(write, segmenter.run(frames)):
                 pass
 
     run()

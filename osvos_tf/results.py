@@ -10,7 +10,6 @@ laid into a folder of results stay in it.
 """
 
 import contextlib
-import ctypes
 import dataclasses
 import functools
 import hashlib
@@ -18,17 +17,12 @@ import itertools
 import os
 import pathlib
 import shutil
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from osvos_tf import files
 from osvos_tf.errors import InputError
-
-try:
-    import fcntl
-except ImportError:  # Windows: two runs into one folder are not told there
-    fcntl = None  # type: ignore[assignment]  # the module, or its absence
+from osvos_tf.places import exchange, link, lock, remove
 
 RECORD = "run.json"  # the last file of a finished folder
 WORK = "work"  # its entry that says what the results were made from, to know the same work again
@@ -75,7 +69,7 @@ class Draft:
         )
         files.flush_to_disk_all(self.folder)
         for name in foreign:
-            _link(self._out / name, self.folder / name)
+            link(self._out / name, self.folder / name)
         (self.folder / _STARTED).unlink()
         _take_place(self.folder, self._out)
         self._published = True
@@ -239,52 +233,6 @@ def _checksum(path: str, size: int, changed: int) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
-# --- the lock -------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def lock(path: str | os.PathLike[str], what: str | os.PathLike[str]) -> Iterator[None]:
-    """Holds a lock file for this process; when the process ends, however, the lock is gone.
-
-    Args:
-        path: the lock file; it is removed afterwards.
-        what: the folder that it guards, for the message.
-
-    Raises:
-        InputError: another process holds it.
-    """
-    if fcntl is None:
-        yield
-        return
-    while True:
-        descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            raise InputError(
-                f"Another run is writing to '{what}' right now. Wait for it, or name another "
-                "folder."
-            ) from None
-        except OSError:  # a file system without locks
-            break
-        if _is_same(descriptor, path):  # else its last holder has just removed it
-            break
-        os.close(descriptor)
-    try:
-        yield
-    finally:
-        pathlib.Path(path).unlink(missing_ok=True)
-        os.close(descriptor)
-
-
-def _is_same(descriptor: int, path: str | os.PathLike[str]) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(path))
-    except FileNotFoundError:
-        return False
-
-
 # --- taking the place -----------------------------------------------------------------------------
 
 
@@ -295,7 +243,7 @@ def _take_place(folder: pathlib.Path, out: pathlib.Path) -> None:
             out.rmdir()
         os.rename(folder, out)  # POSIX replaces an empty folder in one step
         return
-    if _exchange(folder, out):
+    if exchange(folder, out):
         old = folder
     else:
         old = _old(out)
@@ -325,7 +273,7 @@ def _reopen(folder: pathlib.Path) -> None:
     """Removes from an unfinished folder what a killed process had added in `publish`."""
     if read_record(folder) is not None:
         for name in set(_foreign(folder)) - {_STARTED}:  # in the finished folder it lies as well
-            _remove(folder / name)
+            remove(folder / name)
         (folder / RECORD).unlink()
     for place in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
         files.remove_leftovers(place)
@@ -345,20 +293,8 @@ def _remove_old(old: pathlib.Path, out: pathlib.Path) -> None:
             os.rename(old / name, out / name)
     for path in old.iterdir():
         if path.name != RECORD:  # it says until the end what is ours
-            _remove(path)
+            remove(path)
     shutil.rmtree(old)
-
-
-def _exchange(a: pathlib.Path, b: pathlib.Path) -> bool:
-    """Lets two folders swap names in one step; False where the system cannot."""
-    library: Any = ctypes.CDLL(None, use_errno=True) if os.name == "posix" else None
-    names = os.fsencode(a), os.fsencode(b)
-    here, swap = -100, 2  # AT_FDCWD of Linux; RENAME_EXCHANGE there, RENAME_SWAP on macOS
-    if sys.platform == "linux" and hasattr(library, "renameat2"):
-        return library.renameat2(here, names[0], here, names[1], swap) == 0
-    if sys.platform == "darwin" and hasattr(library, "renamex_np"):
-        return library.renamex_np(*names, swap) == 0
-    return False
 
 
 def _unfinished(out: pathlib.Path) -> pathlib.Path:
@@ -417,30 +353,6 @@ def _others(place: pathlib.Path, folder: pathlib.Path, ours: set[str]) -> Iterat
             yield name
         elif path.is_dir() and not path.is_symlink():
             yield from _others(path, folder, ours)
-
-
-def _link(path: pathlib.Path, target: pathlib.Path) -> None:
-    """Gives a file, or all files of a folder, a second name; copies where that cannot be."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_dir() and not path.is_symlink():
-        shutil.copytree(path, target, symlinks=True, copy_function=_link_file)
-    else:
-        _link_file(path, target)
-
-
-def _link_file(path: str | pathlib.Path, target: str | pathlib.Path) -> None:
-    try:
-        os.link(path, target, follow_symlinks=False)
-    except (OSError, NotImplementedError):
-        shutil.copy2(path, target, follow_symlinks=False)
-
-
-def _remove(path: pathlib.Path) -> None:
-    """Removes a file, a link or a folder."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
 
 
 def _list(names: list[str], most: int = 4) -> str:

@@ -2,6 +2,8 @@
 
 import os
 
+from osvos_tf.data.tfrecord_writer import write_records
+
 # Before the first import of TensorFlow: its C++ side logs at start.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -28,11 +30,11 @@ def fake_davis(tmp_path):
 @pytest.fixture(scope="session")
 def fake_records(tmp_path_factory):
     """Records of the invented training split, 8 frames in 3 shards. Only to be read."""
-    from osvos_tf.data import davis, tfrecord
+    from osvos_tf.data import davis
 
     folder = tmp_path_factory.mktemp("shared")
     sequences = davis.read_split(paint(folder / "DAVIS"), "train")
-    tfrecord.write_records(sequences, folder / "records", "train", shards=3)
+    write_records(sequences, folder / "records", "train", shards=3)
     return folder / "records"
 
 

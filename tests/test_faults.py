@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 import pytest
 
-from osvos_tf.data import davis, tfrecord
+from osvos_tf.data import davis
+from osvos_tf.data.tfrecord_writer import _example, write_records
 from osvos_tf.network import model
 from osvos_tf.network.files import load_model, save_model
 from support.toy_model import wait_until
@@ -35,7 +36,7 @@ def inputs():
         davis_root = paint(root / "DAVIS")
         draw_bsds(root / "BSDS")
         sequences = davis.read_split(davis_root, "train")
-        tfrecord.write_records(sequences, root / "records", "train", shards=2)
+        write_records(sequences, root / "records", "train", shards=2)
         for build in (model.build_foreground, model.build_contour):
             network = build(width_multiplier=WIDTH, start="scratch", seed=1)
             save_model(network, root / f"{network.name}.keras")
@@ -188,7 +189,7 @@ def test_a_picture_that_cannot_be_decoded_in_a_record(commands, inputs, tmp_path
     frame = np.random.default_rng(0).integers(0, 255, (48, 80, 3), np.uint8)
     jpeg = cv2.imencode(".jpg", frame)[1].tobytes()
     mask = cv2.imencode(".png", np.eye(48, 80, dtype=np.uint8) * 255)[1].tobytes()
-    example = tfrecord._example("bear", "0", (48, 80), jpeg[: len(jpeg) // 2], mask)
+    example = _example("bear", "0", (48, 80), jpeg[: len(jpeg) // 2], mask)
     (tmp_path / "records").mkdir()
     records = records_of(tmp_path / "records", example.SerializeToString())
     flags = flags_of("train_parent", inputs, tmp_path / "run")[1:]

@@ -21,6 +21,7 @@ from tensorflow.core.protobuf import meta_graph_pb2
 
 from osvos_tf import results
 from osvos_tf.data import davis, tfrecord
+from osvos_tf.data.tfrecord_writer import _example, _read_jpeg
 from osvos_tf.errors import InputError
 from osvos_tf.jobs import video_job, worker, worklist
 from osvos_tf.media import images
@@ -31,6 +32,7 @@ from osvos_tf.network import model_store
 from osvos_tf.segmentation import specialist
 from osvos_tf.serving import served_models
 from osvos_tf.serving import tf_serving_messages as messages
+from osvos_tf.serving.client_base import ServingError, from_pngs
 from support import fuzzing, quick_specialist
 
 FORMATS = {"JPEG": ".jpg", "PNG": ".png", "BMP": ".bmp", "WEBP": ".webp", "TIFF": ".tif"}
@@ -127,7 +129,7 @@ def test_bombs_are_refused_by_their_header(tmp_path, name, monkeypatch):
     reads = [
         lambda: open_frames(tmp_path),
         lambda: read_mask(path),
-        lambda: tfrecord._read_jpeg(path),
+        lambda: _read_jpeg(path),
     ]
     for read in reads:
         with pytest.raises(InputError, match="more than 67108864 pixels, which is the limit"):
@@ -291,8 +293,8 @@ def records_of(folder, *examples):
     ],
 )
 def test_records_that_lie(tmp_path, image, mask, word):
-    good = tfrecord._example("bear", "0", PICTURE.shape[:2], encoded(PICTURE, "JPEG"), b"")
-    bad = tfrecord._example("bear", "1", PICTURE.shape[:2], image, mask)
+    good = _example("bear", "0", PICTURE.shape[:2], encoded(PICTURE, "JPEG"), b"")
+    bad = _example("bear", "1", PICTURE.shape[:2], image, mask)
     records_of(tmp_path, good.SerializeToString(), bad.SerializeToString())
     with pytest.raises(InputError, match=rf"record 1 of .*'bear'[\s\S]*{word}"):
         tfrecord.load_records(tmp_path)
@@ -500,8 +502,7 @@ def test_models_config_that_is_deep_or_absent(tmp_path):
 
 
 def test_a_reply_that_is_a_bomb_is_not_decoded(monkeypatch):
-    from osvos_tf.serving import client
 
     monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("decoded"))
-    with pytest.raises(client.ServingError, match="60000x60000"):
-        client._from_pngs([png(60_000, 60_000)], (12, 16))
+    with pytest.raises(ServingError, match="60000x60000"):
+        from_pngs([png(60_000, 60_000)], (12, 16))

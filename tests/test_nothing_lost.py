@@ -12,9 +12,10 @@ import shutil
 import pytest
 import tensorflow as tf
 
-from osvos_tf import results
+from osvos_tf import places, results
 from osvos_tf.commands import cli
-from osvos_tf.data import davis, tfrecord
+from osvos_tf.data import davis
+from osvos_tf.data.tfrecord_writer import write_records
 from osvos_tf.errors import InputError
 from osvos_tf.network import model
 from osvos_tf.network.files import save_model
@@ -55,7 +56,7 @@ def inputs(tmp_path_factory):
     foreign.write_torch_legacy(root / "parent.pth", foreign.torch_state(foreign.random_arrays()))
     toy_model.save(root / "saved_models" / "dog" / "1")
     sequences = davis.read_split(root / "DAVIS", "train")
-    tfrecord.write_records(sequences, root / "records", "train", shards=2)
+    write_records(sequences, root / "records", "train", shards=2)
     for sequence in sequences:
         (root / "results" / sequence.name).mkdir(parents=True)
         for frame in sequence.frames:
@@ -192,7 +193,7 @@ def test_a_second_run_is_told_at_once(run, tmp_path, command):
         (tmp_path / "place").mkdir()
         lock = tmp_path / "place" / ".model.keras.lock"
     with (
-        results.lock(lock, "the place"),
+        places.lock(lock, "the place"),
         pytest.raises(InputError, match=r"Another run is writing to '.*place.*' right now"),
     ):
         run(command)

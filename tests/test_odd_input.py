@@ -12,6 +12,7 @@ from PIL import Image
 
 from osvos_tf.commands import cli, segment
 from osvos_tf.data import davis, tfrecord
+from osvos_tf.data.tfrecord_writer import write_records
 from osvos_tf.media.frames import open_frames
 from osvos_tf.media.masks import read_mask
 from osvos_tf.media.videos import write_video
@@ -189,7 +190,7 @@ def test_exif_orientation_in_frames_and_records_alike(tmp_path, orientation):
     for height in (None, 20):
         sequence = davis.Sequence("bear", (davis.Frame("0", path, mask),))
         out = tmp_path / f"records{height}"
-        tfrecord.write_records([sequence], out, "train", shards=1, height=height)
+        write_records([sequence], out, "train", shards=1, height=height)
         ((example,), _) = tfrecord.load_records(out)
         image, label = (array.numpy() for array in tfrecord.parse(example))
         expected = frame
@@ -274,7 +275,8 @@ from osvos_tf.media import visualize
 from osvos_tf.media.frames import open_frames
 from osvos_tf.media.masks import write_mask
 from osvos_tf.media.videos import write_video
-from osvos_tf.segmentation import inference, snapping
+from osvos_tf.parallel import parallel_map
+from osvos_tf.segmentation import inference
 
 frames, out = open_frames(sys.argv[1]), sys.argv[2]
 
@@ -289,7 +291,7 @@ def finish(result):
 
 with write_video(f"{out}/overlay.mp4", frames.size, frames.fps) as overlay:
     predictions = inference.predict_frames(frames, predict)
-    count = sum(1 for _ in inference.map_beside(finish, predictions))
+    count = sum(1 for _ in parallel_map(finish, predictions))
 # Not `ru_maxrss`: that begins with what the parent process had.
 status = pathlib.Path("/proc/self/status").read_text()
 print(count, int(re.search(r"VmHWM:\\s+([0-9]+) kB", status)[1]) / 1024)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from osvos_tf import results
+from osvos_tf import places, results
 from osvos_tf.errors import InputError
 from support.world import REPOSITORY
 
@@ -100,7 +100,7 @@ def make_apart():
 @pytest.fixture(params=EXCHANGES, ids=["exchange", "two renames"])
 def can_exchange(request, monkeypatch):
     if not request.param:
-        monkeypatch.setattr(results, "_exchange", lambda a, b: False)
+        monkeypatch.setattr(places, "exchange", lambda a, b: False)
     return request.param
 
 
@@ -484,7 +484,7 @@ with results.draft(sys.argv[1], {"command": "test", "seed": 1}):
 """
 
 
-@pytest.mark.skipif(results.fcntl is None, reason="needs locks")
+@pytest.mark.skipif(places.fcntl is None, reason="needs locks")
 def test_a_lock_ends_with_its_process(tmp_path):
     out = tmp_path / "dog"
     with subprocess.Popen(

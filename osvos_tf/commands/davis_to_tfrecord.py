@@ -17,6 +17,7 @@ from absl import flags
 from osvos_tf import results, runtime
 from osvos_tf.commands import cli
 from osvos_tf.data import davis
+from osvos_tf.data.tfrecord_writer import write_records
 from osvos_tf.errors import InputError
 
 FLAGS = flags.FlagValues()
@@ -84,7 +85,6 @@ def main(args: flags.FlagValues) -> None:
     }
     results.require_place(args.out, work, overwrite=args.overwrite, inputs=[args.davis])
     tf = runtime.import_tensorflow()
-    from osvos_tf.data import tfrecord
 
     if not args.overwrite and _is_whole(args.out, work):
         print(f"{args.out} holds these records already, whole. --overwrite converts again.")
@@ -94,7 +94,7 @@ def main(args: flags.FlagValues) -> None:
         cli.Progress("Converting", total=frames) as progress,
     ):
         draft.worth_keeping = False  # nor is what a killed run has left
-        manifest = tfrecord.write_records(
+        manifest = write_records(
             sequences,
             draft.folder,
             args.split.replace("/", "-"),

@@ -17,7 +17,7 @@ from typing import Any
 
 from absl import flags
 
-from osvos_tf import files, results, runtime
+from osvos_tf import files, places, runtime
 from osvos_tf.commands import cli
 from osvos_tf.errors import InputError
 
@@ -52,7 +52,7 @@ def main(args: flags.FlagValues) -> None:
     if os.path.realpath(out) == os.path.realpath(args.source):
         raise InputError(f"--out={args.out} is --source itself. Name another file.")
     files.ensure_writable(out.parent)
-    with results.lock(out.with_name(f".{out.name}.lock"), out):
+    with places.lock(out.with_name(f".{out.name}.lock"), out):
         runtime.import_tensorflow()
         from osvos_tf.network.files import save_model
         from osvos_tf.network.weights.loading import import_network

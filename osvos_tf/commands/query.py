@@ -28,8 +28,10 @@ from osvos_tf.errors import InputError
 from osvos_tf.media.frames import Frames, open_frames
 from osvos_tf.media.masks import check_png, write_mask
 from osvos_tf.network import DEFAULT_THRESHOLD
+from osvos_tf.parallel import parallel_map
 from osvos_tf.segmentation import colours, inference
 from osvos_tf.serving import client
+from osvos_tf.serving.client_base import ServingError
 
 FLAGS = flags.FlagValues()
 cli.define_path(
@@ -120,7 +122,7 @@ def main(args: flags.FlagValues) -> None:
                     "seconds": {"inference": round(seconds, 3)},
                 }
             )
-    except client.ServingError as error:
+    except ServingError as error:
         raise InputError(str(error)) from error
     print(
         f"{len(names)} masks in {os.path.join(args.out, _MASKS)}: "
@@ -177,7 +179,9 @@ def _query(
             yield np.stack([frame for _, frame in batch])
 
     with cli.Progress("Segmenting", frames.length, "frame") as progress:
-        for predicted in client.stream(predict, batches(), in_flight=args.in_flight):
+        for predicted in parallel_map(
+            predict, batches(), workers=args.in_flight, ahead=args.in_flight, wait=False
+        ):
             pairs = zip(under_way.popleft(), predicted[..., 0], strict=True)
             for (name, frame), result in progress.over(pairs):
                 write_mask(folder / f"{name}.png", _decide(args, frame, result))

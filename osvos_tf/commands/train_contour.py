@@ -16,6 +16,7 @@ from absl import flags
 
 from osvos_tf.commands import cli, training_command
 from osvos_tf.data import davis
+from osvos_tf.data.tfrecord_writer import write_records
 from osvos_tf.errors import InputError
 from osvos_tf.training import recipes
 
@@ -55,11 +56,10 @@ def main(args: flags.FlagValues) -> None:
     sequence, read_contours = _source(args)
 
     def make_records(folder: pathlib.Path) -> None:
-        from osvos_tf.data import tfrecord
 
         count = len(sequence.frames)
         with cli.Progress("Converting", total=count, unit="image") as progress:
-            tfrecord.write_records(
+            write_records(
                 [sequence],
                 folder,
                 "contours",

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from osvos_tf import results, runtime
+from osvos_tf import places, runtime
 from osvos_tf.commands import cli
 from osvos_tf.errors import InputError
 from osvos_tf.files import (
@@ -362,7 +362,7 @@ def _settings(args: flags.FlagValues, task: Task) -> dict[str, Any]:
 
 
 def _lock(workdir: pathlib.Path) -> contextlib.AbstractContextManager[None]:
-    return results.lock(workdir / ".lock", workdir)
+    return places.lock(workdir / ".lock", workdir)
 
 
 def _updates(workdir: pathlib.Path) -> int | None:

@@ -26,8 +26,9 @@ from osvos_tf.media.images import IMAGE_SUFFIXES, open_image
 from osvos_tf.media.masks import check_png, write_mask, write_probability
 from osvos_tf.media.videos import write_video
 from osvos_tf.network.parents import PARENTS
+from osvos_tf.parallel import parallel_map
 from osvos_tf.progress import OnProgress
-from osvos_tf.segmentation import annotations, inference
+from osvos_tf.segmentation import annotations
 from osvos_tf.segmentation.annotations import Annotation
 from osvos_tf.segmentation.options import LearnOptions, SegmentOptions
 
@@ -299,7 +300,7 @@ def _write_frames(
             }
 
         segmented = specialist.segment(frames, options=job.segment, on_progress=on_progress)
-        return dict(inference.map_beside(write, segmented, ahead=1))
+        return dict(parallel_map(write, segmented, ahead=1))
 
 
 def _masks_in_place(job: VideoJob) -> dict[str, str]:

@@ -58,27 +58,6 @@ def read_ahead(items: Iterable[T], *, ahead: int = 4) -> Iterator[T]:
             yield item
 
 
-def map_beside(function: Callable[[T], R], items: Iterable[T], *, ahead: int = 4) -> Iterator[R]:
-    """Yields `function(item)` for every item, in order, computed in a thread beside the caller.
-
-    While the thread works on one item, the caller draws the next: prediction goes on while masks
-    are snapped and written.
-
-    Args:
-        function: of one item.
-        items: iterable; read at most `ahead` items further than what was yielded.
-        ahead: bound on the items under way, and so on memory.
-    """
-    waiting: collections.deque[concurrent.futures.Future[R]] = collections.deque()
-    with concurrent.futures.ThreadPoolExecutor(max_workers=1) as thread:
-        for item in items:
-            waiting.append(thread.submit(function, item))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
-
 def to_mask(probability: np.ndarray, threshold: float = DEFAULT_THRESHOLD) -> np.ndarray:
     """Returns uint8 0/1 of the probability's shape: 1 where it is above the threshold."""
     return (probability > threshold).astype(np.uint8)

@@ -16,6 +16,7 @@ from osvos_tf.media.masks import VOID, read_mask
 from osvos_tf.network import model
 from osvos_tf.network.files import load_model
 from osvos_tf.network.precision import with_precision
+from osvos_tf.parallel import parallel_map
 from osvos_tf.progress import OnProgress, Progress
 from osvos_tf.segmentation import colours, following, inference, snapping
 from osvos_tf.segmentation.annotations import Annotation, Mask
@@ -74,7 +75,7 @@ class Segmenter:
         """Yields a `SegmentedFrame` for every frame of a video."""
         started = time.monotonic()
         # While the network looks at the next frames, a thread beside it snaps the last ones.
-        found = inference.map_beside(lambda located: self._finish(*located), self._locate(frames))
+        found = parallel_map(lambda located: self._finish(*located), self._locate(frames))
         for done, frame in enumerate(found, start=1):
             if on_progress is not None:
                 on_progress(Progress("segment", done, frames.length, time.monotonic() - started))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import osvos_tf
-from osvos_tf import results
+from osvos_tf import places
 from osvos_tf.commands import cli, import_weights, segment
 from osvos_tf.errors import InputError
 from support import foreign
@@ -78,7 +78,7 @@ def test_the_source_is_never_written_over(source, tmp_path, name):
 def test_two_runs_into_one_file(source, tmp_path):
     out = tmp_path / "parent.keras"
     with (
-        results.lock(tmp_path / ".parent.keras.lock", out),
+        places.lock(tmp_path / ".parent.keras.lock", out),
         pytest.raises(InputError, match=r"Another run is writing to '.*parent\.keras' right now"),
     ):
         run(source=source, out=out)

@@ -15,7 +15,7 @@ from osvos_tf.media.masks import read_mask, write_mask
 from osvos_tf.media.videos import write_video
 from osvos_tf.network import model, saved_model
 from osvos_tf.network.files import load_model, save_model
-from osvos_tf.serving import client
+from osvos_tf.serving import client_base
 from osvos_tf.serving import server as model_server
 from support.world import REPOSITORY
 
@@ -71,7 +71,7 @@ def arguments(bear, servers, tmp_path):
 
 @pytest.fixture
 def impatient(monkeypatch):
-    monkeypatch.setattr(client, "_FIRST_WAIT", 0.01)
+    monkeypatch.setattr(client_base, "_FIRST_WAIT", 0.01)
 
 
 def run(arguments, command=query):

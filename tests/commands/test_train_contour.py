@@ -8,7 +8,7 @@ import pytest
 
 import osvos_tf
 from osvos_tf.commands import cli, train_contour
-from osvos_tf.data import tfrecord
+from osvos_tf.data import tfrecord, tfrecord_writer
 from osvos_tf.errors import InputError
 from osvos_tf.network import model
 from support.world import draw_bsds, paint
@@ -123,7 +123,7 @@ def test_killed_while_records_are_made_it_starts_over(bsds, tmp_path, monkeypatc
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(tfrecord, "write_json", interrupt)
+        patched.setattr(tfrecord_writer, "write_json", interrupt)
         run(bsds=bsds, workdir=tmp_path / "run", updates=1)
     run(bsds=bsds, workdir=tmp_path / "run")
     assert (tmp_path / "run" / "contour.keras").is_file()

@@ -5,6 +5,7 @@ import pytest
 import scipy.io
 
 from osvos_tf.data import bsds, tfrecord
+from osvos_tf.data.tfrecord_writer import write_records
 from osvos_tf.errors import InputError
 from support.world import draw_bsds
 
@@ -45,9 +46,7 @@ def test_finds_the_split(tmp_path, inside):
 
 def test_records_hold_the_consensus(tmp_path):
     split = bsds.read_split(draw_bsds(tmp_path / "bsds"), "train")
-    tfrecord.write_records(
-        [split], tmp_path / "records", "contours", shards=1, read_mask=bsds.read_contours
-    )
+    write_records([split], tmp_path / "records", "contours", shards=1, read_mask=bsds.read_contours)
     examples = list(tfrecord.read_records(tmp_path / "records"))
     for frame, example in zip(split.frames, examples, strict=True):
         image, contours = (value.numpy() for value in tfrecord.parse(example))

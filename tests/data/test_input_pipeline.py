@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from osvos_tf.data import davis, input_pipeline, tfrecord
 from osvos_tf.data.augmentation import Augmentation
+from osvos_tf.data.tfrecord_writer import write_records
 from osvos_tf.errors import InputError
 
 HEIGHT, WIDTH, FRAMES = 48, 80, 8  # of the invented records
@@ -195,14 +196,12 @@ def test_frames_without_mask_are_left_out(fake_davis, tmp_path):
     bear, goat = davis.read_split(fake_davis, "train")
     bare = [davis.Frame(frame.name, frame.image) for frame in bear.frames[1:]]
     sequences = [davis.Sequence("bear", (bear.frames[0], *bare)), goat]
-    tfrecord.write_records(sequences, tmp_path / "some", "train", shards=2)
+    write_records(sequences, tmp_path / "some", "train", shards=2)
     views = take(input_pipeline.parent_dataset(tmp_path / "some", PLAIN), 10)
     assert all(np.any(label == 1) for _, label in views)
     assert len({label.tobytes() for _, label in views}) == 5
 
-    tfrecord.write_records(
-        [davis.Sequence("bear", tuple(bare))], tmp_path / "none", "train", shards=1
-    )
+    write_records([davis.Sequence("bear", tuple(bare))], tmp_path / "none", "train", shards=1)
     with pytest.raises(InputError, match="no frame with a mask"):
         input_pipeline.parent_dataset(tmp_path / "none", PLAIN)
 

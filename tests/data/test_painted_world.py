@@ -7,6 +7,7 @@ from PIL import Image
 
 from osvos_tf.data import painted_world
 from osvos_tf.data.painted_world import paint_davis
+from osvos_tf.data.painting import Look
 from osvos_tf.errors import InputError
 from osvos_tf.media.frames import open_frames
 from osvos_tf.media.masks import read_mask
@@ -100,7 +101,7 @@ def test_hidden_pixels_are_not_in_the_mask():
     solid = []
     for seed in range(9):
         rng = np.random.default_rng(seed)
-        look = painted_world._Look("amber", "pebble", "spots")
+        look = Look("amber", "pebble", "spots")
         shown = painted_world._paint_sequence(painted_world._TRAIN, look, 9, (48, 80), rng)
         hulls = []
         for _, mask in shown:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from osvos_tf.data import davis, tfrecord
+from osvos_tf.data.tfrecord_writer import _deal, write_records
 from osvos_tf.errors import InputError
 
 HEIGHT, WIDTH = 48, 80
@@ -66,7 +67,7 @@ def convert(tmp_path, image, mask, **options):
     """Writes records of one frame and returns their folder."""
     out = tmp_path / "records"
     sequence = davis.Sequence("wolf", (davis.Frame("00007", image, mask),))
-    tfrecord.write_records([sequence], out, "train", shards=1, **options)
+    write_records([sequence], out, "train", shards=1, **options)
     return out
 
 
@@ -81,7 +82,7 @@ def parse_only(records, **options):
 
 
 def test_examples_hold_the_source(train, tmp_path):
-    tfrecord.write_records(train, tmp_path, "train", shards=3)
+    write_records(train, tmp_path, "train", shards=3)
     found = examples(tmp_path)
     frames = [(sequence.name, frame) for sequence in train for frame in sequence.frames]
     assert len(found) == len(frames) == 8
@@ -95,14 +96,14 @@ def test_examples_hold_the_source(train, tmp_path):
 
 
 def test_examples_have_the_features_of_the_schema_and_no_others(train, tmp_path):
-    tfrecord.write_records(train, tmp_path, "train", shards=1)
+    write_records(train, tmp_path, "train", shards=1)
     for record in tfrecord.read_records(tmp_path):
         feature = tf.train.Example.FromString(record.numpy()).features.feature
         assert set(feature) == set(tfrecord.FEATURES)
 
 
 def test_manifest_tells_the_truth(train, tmp_path):
-    returned = tfrecord.write_records(train, tmp_path / "new" / "out", "train", shards=3)
+    returned = write_records(train, tmp_path / "new" / "out", "train", shards=3)
     out = tmp_path / "new" / "out"
     manifest = tfrecord.read_manifest(out)
     assert manifest == returned == json.loads((out / "manifest.json").read_text())
@@ -122,7 +123,7 @@ def test_manifest_tells_the_truth(train, tmp_path):
 
 @pytest.mark.parametrize("shards", [1, 5, 8])
 def test_no_frame_is_lost_between_shards(train, tmp_path, shards):
-    tfrecord.write_records(train, tmp_path, "train", shards=shards)
+    write_records(train, tmp_path, "train", shards=shards)
     found = [
         (e["sequence"].numpy().decode(), e["frame"].numpy().decode()) for e in examples(tmp_path)
     ]
@@ -132,7 +133,7 @@ def test_no_frame_is_lost_between_shards(train, tmp_path, shards):
 @given(data=st.data(), frames=st.integers(1, 5000))
 def test_frames_are_dealt_out_evenly(data, frames):
     shards = data.draw(st.integers(1, frames))
-    counts = tfrecord._deal(frames, shards)
+    counts = _deal(frames, shards)
     assert len(counts) == shards and sum(counts) == frames
     assert min(counts) >= 1 and max(counts) - min(counts) <= 1
 
@@ -140,7 +141,7 @@ def test_frames_are_dealt_out_evenly(data, frames):
 @pytest.mark.parametrize("shards", [-1, 0, 9])
 def test_number_of_shards_that_cannot_be_filled(train, tmp_path, shards):
     with refused("`shards`", "8", f"Received: {shards}"):
-        tfrecord.write_records(train, tmp_path, "train", shards=shards)
+        write_records(train, tmp_path, "train", shards=shards)
 
 
 def test_progress_sees_every_frame(train, tmp_path):
@@ -151,18 +152,18 @@ def test_progress_sees_every_frame(train, tmp_path):
             yield element
             seen.append(element)  # runs when the next element is asked for
 
-    tfrecord.write_records(train, tmp_path, "train", shards=3, progress=watch)
+    write_records(train, tmp_path, "train", shards=3, progress=watch)
     assert len(seen) == 8
 
 
 def test_rerun_replaces(train, tmp_path):
-    tfrecord.write_records(train, tmp_path / "once", "train", shards=2)
+    write_records(train, tmp_path / "once", "train", shards=2)
     out = tmp_path / "twice"
-    tfrecord.write_records(train[:1], out, "train", shards=4)
+    write_records(train[:1], out, "train", shards=4)
     for name in (".0123abcd.train-00000-of-00002.tfrecord", ".0123abcd.manifest.json"):
         (out / name).write_bytes(b"left by a run that was killed")
     (out / "train-notes.tfrecord").write_bytes(b"of the user")
-    tfrecord.write_records(train, out, "train", shards=2)
+    write_records(train, out, "train", shards=2)
     assert content(out).pop("train-notes.tfrecord") == b"of the user"
     (out / "train-notes.tfrecord").unlink()
     assert content(out) == content(tmp_path / "once")
@@ -170,10 +171,10 @@ def test_rerun_replaces(train, tmp_path):
 
 def test_folder_with_another_split_is_left_alone(train, tmp_path):
     out = tmp_path / "out"
-    tfrecord.write_records(train, out, "val", shards=2)
+    write_records(train, out, "val", shards=2)
     before = content(out)
     with refused("'val'", "another folder", "'train'"):
-        tfrecord.write_records(train, out, "train", shards=2)
+        write_records(train, out, "train", shards=2)
     assert content(out) == before
 
 
@@ -183,7 +184,7 @@ def test_manifest_of_something_else_is_left_alone(train, tmp_path, text):
     out.mkdir()
     (out / "manifest.json").write_text(text)
     with refused("manifest.json", "another folder"):
-        tfrecord.write_records(train, out, "train", shards=2)
+        write_records(train, out, "train", shards=2)
     assert content(out) == {"manifest.json": text.encode()}
 
 
@@ -195,7 +196,7 @@ def test_full_disk_is_told_and_leaves_nothing(train, tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))  # a disk that takes 2000 bytes
     try:
         with refused("Cannot write", "train-00000-of-00002.tfrecord", "another folder"):
-            tfrecord.write_records(train, tmp_path / "out", "train", shards=2)
+            write_records(train, tmp_path / "out", "train", shards=2)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert content(tmp_path / "out") == {}
@@ -265,7 +266,7 @@ def test_truncated_image_is_refused_by_name_and_leaves_nothing(train, tmp_path, 
     whole = image.read_bytes()
     image.write_bytes(whole[: int(keep * len(whole))])
     with refused("Cannot read image", "goat.00002.jpg"):
-        tfrecord.write_records(train, tmp_path / "out", "train", shards=8)
+        write_records(train, tmp_path / "out", "train", shards=8)
     assert content(tmp_path / "out") == {}
 
 
@@ -283,7 +284,7 @@ def test_grey_image_comes_out_as_rgb(tmp_path):
 
 
 def test_height_resizes_frames_and_masks(train, tmp_path):
-    manifest = tfrecord.write_records(train, tmp_path, "train", shards=2, height=25)
+    manifest = write_records(train, tmp_path, "train", shards=2, height=25)
     assert manifest["height"] == 25
     for record, sequence in zip(
         examples(tmp_path), [s for s in train for _ in s.frames], strict=True

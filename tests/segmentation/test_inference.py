@@ -1,7 +1,5 @@
 """Streaming: order, batches, and how far ahead frames are read."""
 
-import threading
-
 import numpy as np
 import pytest
 from hypothesis import given as for_any
@@ -63,34 +61,6 @@ def test_named_predictions_keep_their_names():
     for _, frame, predicted in results:
         np.testing.assert_array_equal(predicted["probabilities"], brightness(frame)[..., 0])
         np.testing.assert_array_equal(predicted["contours"], 1 - brightness(frame)[..., 0])
-
-
-@pytest.mark.parametrize("count", [0, 1, 3, 20])
-def test_map_beside_keeps_order_and_bounds_what_is_under_way(count):
-    read = []
-
-    def items():
-        for i in range(count):
-            read.append(i)
-            yield i
-
-    results = []
-    for result in inference.map_beside(lambda i: i * i, items(), ahead=2):
-        results.append(result)
-        assert len(read) <= len(results) + 2
-    assert results == [i * i for i in range(count)]
-
-
-def test_map_beside_works_beside_the_caller():
-    """The caller draws the second item while the first is being worked on, or this never ends."""
-    second_drawn = threading.Event()
-
-    def items():
-        yield 1
-        second_drawn.set()
-        yield 2
-
-    assert list(inference.map_beside(lambda _: second_drawn.wait(60), items())) == [True, True]
 
 
 SIZE = (160, 240)
@@ -195,8 +165,3 @@ def test_an_error_in_read_ahead_reaches_the_caller():
     assert next(iterator) == 1
     with pytest.raises(ValueError, match="no second frame"):
         next(iterator)
-
-
-def test_an_error_in_map_beside_reaches_the_caller():
-    with pytest.raises(ZeroDivisionError):
-        list(inference.map_beside(lambda i: 1 // i, [1, 0, 1]))

@@ -30,8 +30,10 @@ from tensorflow_serving.apis import (
 
 from osvos_tf.errors import InputError
 from osvos_tf.network import model, saved_model
+from osvos_tf.parallel import parallel_map
 from osvos_tf.segmentation import inference
-from osvos_tf.serving import client
+from osvos_tf.serving import client, client_base
+from osvos_tf.serving.client_base import ServingError
 
 WAYS = {  # how to ask for masks: kind of server, then arguments of `connect`
     "folder": ("folder", {}),
@@ -86,7 +88,7 @@ def well_behaved(backend):
     """The servers forget what an earlier test told them, and pauses between tries are short."""
     backend.reset()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(client, "_FIRST_WAIT", 0.01)
+        patch.setattr(client_base, "_FIRST_WAIT", 0.01)
         yield
 
 
@@ -401,7 +403,7 @@ def test_batches_are_split_in_order(addresses, backend, truth, count, limit, kin
     frames = paint(count, 20, 30, seed=count)
     weight = 20 * 30 * (3 if kind == "grpc" else 4)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(client, "MAX_REQUEST_BYTES", limit)
+        patch.setattr(client_base, "MAX_REQUEST_BYTES", limit)
         with client.connect(addresses[kind], "dog") as predict:
             np.testing.assert_array_equal(predict(frames), truth(frames)["masks"])
     sizes = [frames for _, frames in backend.batches]
@@ -436,7 +438,7 @@ def test_a_frame_that_does_not_fit(addresses, backend, kind):
     backend.most = 0
     with (
         client.connect(addresses[kind], "dog") as predict,
-        pytest.raises(client.ServingError, match="RESOURCE_EXHAUSTED: 1 frames do not fit"),
+        pytest.raises(ServingError, match="RESOURCE_EXHAUSTED: 1 frames do not fit"),
     ):
         predict(paint(2))
 
@@ -457,7 +459,7 @@ def test_tries_again_while_unavailable(addresses, backend, truth, kind):
 def test_gives_up_in_the_end(addresses, backend, kind):
     with client.connect(addresses[kind], "dog", tries=3) as predict:
         backend.refusals.extend([("UNAVAILABLE", "loading")] * 9)
-        with pytest.raises(client.ServingError, match=r"No answer for model 'dog'.*loading"):
+        with pytest.raises(ServingError, match=r"No answer for model 'dog'.*loading"):
             predict(paint(1))
     assert len(backend.batches) == 3
 
@@ -467,7 +469,7 @@ def test_gives_up_in_the_end(addresses, backend, kind):
 def test_tries_nothing_else_again(addresses, backend, kind, code):
     with client.connect(addresses[kind], "dog") as predict:
         backend.refusals.append((code, "for a reason"))
-        with pytest.raises(client.ServingError, match="for a reason"):
+        with pytest.raises(ServingError, match="for a reason"):
             predict(paint(1))
     assert len(backend.batches) == 1
 
@@ -476,17 +478,17 @@ def test_tries_nothing_else_again(addresses, backend, kind, code):
 def test_deadline(addresses, backend, kind):
     with client.connect(addresses[kind], "dog", deadline=1.5) as predict:
         backend.seconds = 3.0
-        with pytest.raises(client.ServingError, match=r"deadline of 1\.5 s"):
+        with pytest.raises(ServingError, match=r"deadline of 1\.5 s"):
             predict(paint(1))
 
 
 @pytest.mark.parametrize("kind", SERVERS)
 def test_deadline_ends_the_tries(addresses, backend, kind, monkeypatch):
     with client.connect(addresses[kind], "dog", deadline=1.5, tries=1000) as predict:
-        monkeypatch.setattr(client, "_FIRST_WAIT", 0.05)
+        monkeypatch.setattr(client_base, "_FIRST_WAIT", 0.05)
         backend.refusals.extend([("UNAVAILABLE", "loading")] * 1000)
         started = time.monotonic()
-        with pytest.raises(client.ServingError, match="loading"):
+        with pytest.raises(ServingError, match="loading"):
             predict(paint(1))
     assert time.monotonic() - started < 10
     assert 1 < len(backend.batches) < 12
@@ -494,7 +496,7 @@ def test_deadline_ends_the_tries(addresses, backend, kind, monkeypatch):
 
 @pytest.mark.parametrize("kind", SERVERS)
 def test_waits_for_a_server_that_is_starting(backend, kind, monkeypatch):
-    monkeypatch.setattr(client, "_FIRST_WAIT", 0.2)
+    monkeypatch.setattr(client_base, "_FIRST_WAIT", 0.2)
     port = free_port()
     start = {"grpc": grpc_server, "rest": rest_server}[kind]
     address = f"127.0.0.1:{port}" if kind == "grpc" else f"http://127.0.0.1:{port}"
@@ -508,7 +510,7 @@ def test_waits_for_a_server_that_is_starting(backend, kind, monkeypatch):
 @pytest.mark.parametrize("kind", SERVERS)
 def test_no_server(kind):
     address = f"127.0.0.1:{free_port()}"
-    with pytest.raises(client.ServingError, match="Is a server running there"):
+    with pytest.raises(ServingError, match="Is a server running there"):
         client.connect(address if kind == "grpc" else f"http://{address}", "dog", tries=2)
 
 
@@ -550,7 +552,7 @@ def test_a_web_page_is_no_server(backend):
     for handler, message in ((Page, "It works"), (Json, "not as TensorFlow Serving does")):
         with (
             rest_server(backend, handler) as address,
-            pytest.raises((client.ServingError, InputError), match=message),
+            pytest.raises((ServingError, InputError), match=message),
         ):
             client.connect(address, "dog")
 
@@ -559,7 +561,7 @@ def test_ports_mixed_up(addresses):
     """A REST port asked by gRPC, and the other way round."""
     rest, grpc_address = addresses["rest"], addresses["grpc"]
     for target in (rest.removeprefix("http://"), f"http://{grpc_address}"):
-        with pytest.raises(client.ServingError, match="8500 is gRPC"):
+        with pytest.raises(ServingError, match="8500 is gRPC"):
             client.connect(target, "dog", tries=2)
 
 
@@ -616,50 +618,10 @@ def test_says_which_extra_is_missing(addresses, monkeypatch, kind, package):
 # --- many at a time -------------------------------------------------------------------------------
 
 
-def test_stream_keeps_the_order():
-    def slow_at_first(batch):
-        time.sleep(0.05 if batch % 3 == 0 else 0.0)
-        return batch * 10
-
-    assert list(client.stream(slow_at_first, range(20))) == list(range(0, 200, 10))
-    assert list(client.stream(slow_at_first, [])) == []
-
-
-@pytest.mark.parametrize("in_flight", [1, 3])
-def test_stream_reads_little_ahead_and_works_side_by_side(in_flight):
-    read = []
-    together = threading.Barrier(in_flight, timeout=60)
-
-    def predict(batch):
-        together.wait()
-        return batch
-
-    def batches():
-        for index in range(12):
-            read.append(index)
-            yield index
-
-    for done in client.stream(predict, batches(), in_flight=in_flight):
-        assert len(read) - done <= in_flight + 1
-
-
-def test_stream_stops_at_an_error():
-    def fail_at_three(batch):
-        if batch == 3:
-            raise client.ServingError("three")
-        return batch
-
-    seen = []
-    with pytest.raises(client.ServingError, match="three"):
-        for result in client.stream(fail_at_three, iter(range(100)), in_flight=2):
-            seen.append(result)
-    assert seen == [0, 1, 2]
-
-
 @pytest.mark.parametrize("kind", SERVERS)
 def test_threads_share_a_connection(addresses, truth, kind):
     batches = [paint(2, 24, 30, seed=seed) for seed in range(12)]
     with client.connect(addresses[kind], "dog") as predict:
-        results = list(client.stream(predict, batches, in_flight=6))
+        results = list(parallel_map(predict, batches, workers=6))
     for frames, masks in zip(batches, results, strict=True):
         np.testing.assert_array_equal(masks, truth(frames)["masks"])
