@@ -3,7 +3,7 @@
     python -m benchmarks.training_step            # about three minutes on two quiet cores
     python -m benchmarks.training_step --widths=0.5 --batches=2 --size=240,427
 
-An update is what `training.train` does for the one-shot stage on one batch: forward pass, gradients
+An update is what `loop.train` does for the one-shot stage on one batch: forward pass, gradients
 and Adam's change of the weights; `sides` takes the loss of the side outputs too. Bound and turns
 are those of `benchmarks.forward`.
 """

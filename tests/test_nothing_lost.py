@@ -12,7 +12,7 @@ import shutil
 import pytest
 import tensorflow as tf
 
-from osvos_tf import places, results
+from osvos_tf import places, results, runtime
 from osvos_tf.commands import cli
 from osvos_tf.data import davis
 from osvos_tf.data.tfrecord_writer import write_records
@@ -67,7 +67,7 @@ def inputs(tmp_path_factory):
 @pytest.fixture
 def run(inputs, tmp_path, monkeypatch):
     """A function of a command and flags that runs it here; what it leaves is `tmp_path / place`."""
-    monkeypatch.setattr(cli, "import_tensorflow", lambda: tf)
+    monkeypatch.setattr(runtime, "import_tensorflow", lambda: tf)
 
     def run(command, **changes):
         place = tmp_path / "place" / ("model.keras" if command == "import_weights" else "")

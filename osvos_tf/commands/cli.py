@@ -10,7 +10,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import copy
-import dataclasses
 import errno
 import io
 import os
@@ -18,35 +17,25 @@ import pathlib
 import re
 import signal
 import sys
-import textwrap
 import threading
-import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from types import FrameType, TracebackType
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
+from typing import NoReturn, TypeVar
 
-import tqdm
 from absl import flags
 
-from osvos_tf import __version__, commands
+from osvos_tf import commands
+from osvos_tf.commands.help import Groups, describe, describe_version, wrap
+from osvos_tf.commands.progress_bar import printable
 from osvos_tf.errors import InputError
 
-# Headings with the names of the flags below them, for `--help`.
-Groups = Sequence[tuple[str, Sequence[str]]]
 T = TypeVar("T")
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
-_PLAIN_SECONDS = 10.0  # between two lines of progress where there is no terminal
-# Of what `--help` prints.
-_LINES: dict[str, Any] = {"width": 88, "break_on_hyphens": False, "break_long_words": False}
-# A bar of seconds: a rate of seconds a second would say nothing.
-_SECONDS = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt} of {total_fmt} seconds{postfix}"
 _HELP = {"-h", "-help", "--help", "--helpfull", "--helpshort"}
 _STOPPED = {signal.SIGINT: "interrupted.", signal.SIGTERM: "terminated."}
 _BROKEN_PIPE = 141  # 128 + SIGPIPE, which Python ignores
-# What a terminal would obey, and what it cannot show.
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _came: list[int] = []  # signals that this process was asked to end by
 
 
@@ -75,9 +64,9 @@ def run(
     name, arguments = pathlib.Path(sys.argv[0]).stem, sys.argv[1:]
     try:
         if _HELP & set(arguments):
-            print(_wrap(doc), _describe(flag_values, groups), sep="\n\n")
+            print(wrap(doc), describe(flag_values, groups), sep="\n\n")
         elif "--version" in arguments and ("version" not in flag_values or len(arguments) == 1):
-            print(_describe_version())
+            print(describe_version())
         else:
             with _stoppable():
                 main(parse(flag_values, arguments, name))
@@ -156,241 +145,6 @@ def parse(
             f"Wanted flags only, such as --name=VALUE; got {' '.join(map(repr, rest))}. See --help."
         )
     return flag_values
-
-
-def define_path(
-    name: str,
-    default: str | None,
-    help: str,
-    *,
-    flag_values: flags.FlagValues,
-    required: bool = False,
-) -> None:
-    """Defines a flag that names a file or a folder; `~` is the user's home, `~ada` that of ada.
-
-    Used as `flags.DEFINE_string`.
-    """
-    serializer: flags.ArgumentSerializer[str] = flags.ArgumentSerializer()
-    flags.DEFINE(
-        _PathParser(),
-        name,
-        default,
-        help,
-        flag_values=flag_values,
-        serializer=serializer,
-        required=required,
-    )
-
-
-def define_paths(
-    name: str,
-    default: Sequence[str] | None,
-    help: str,
-    *,
-    flag_values: flags.FlagValues,
-    required: bool = False,
-) -> None:
-    """Defines a repeatable flag of paths, NAME:PATH among them; used as `DEFINE_multi_string`."""
-    serializer: flags.ArgumentSerializer[str] = flags.ArgumentSerializer()
-    flags.DEFINE_multi(
-        _PathParser(),
-        serializer,
-        name,
-        default,
-        help,
-        flag_values=flag_values,
-        required=required,
-    )
-
-
-class _PathParser(flags.ArgumentParser):
-    """The value of a flag that names a path, NAME:PATH too, with the home folder for `~`."""
-
-    def parse(self, argument: str) -> str:
-        """Returns the path; raises ValueError where there is none."""
-        if not argument:
-            raise ValueError("wanted a path, got nothing")
-        path = os.path.expanduser(argument)
-        name, colon, value = path.partition(":~")
-        if path.startswith("~") and not colon and not os.path.lexists(path):
-            user = re.split(r"[/\\]", path)[0]
-            raise ValueError(f"{user} is nobody's home folder; a name that begins so is ./{path}")
-        if colon and not os.path.lexists(path):
-            path = f"{name}:{os.path.expanduser('~' + value)}"
-        return path
-
-    def flag_type(self) -> str:
-        """What the value is."""
-        return "path"
-
-
-def define_common(flag_values: flags.FlagValues, *, precision: bool = True) -> None:
-    """Defines the flags that mean the same in every command that trains."""
-    if precision:
-        flags.DEFINE_enum(
-            "precision",
-            "auto",
-            ["auto", "float32", "bfloat16"],
-            "Compute type of the convolutions; auto takes what is fastest on this processor. "
-            "Weights, logits and the loss are float32 in any case.",
-            flag_values=flag_values,
-        )
-    flags.DEFINE_integer(
-        "seed", 0, "Seed of weights, order and augmentation.", flag_values=flag_values
-    )
-
-
-def define_overwrite(flag_values: flags.FlagValues) -> None:
-    """Defines the flag without which finished results of other work are never replaced."""
-    flags.DEFINE_boolean(
-        "overwrite",
-        False,
-        "Replace finished results of other flags or inputs in --out. They stand until the new ones "
-        "are whole.",
-        flag_values=flag_values,
-    )
-
-
-def read_options(kind: type[T], flag_values: flags.FlagValues) -> T:
-    """Returns the dataclass `kind` with the values of the flags that are called as its fields."""
-    names = (field.name for field in dataclasses.fields(kind))  # type: ignore[arg-type]  # a dataclass
-    return kind(**{name: flag_values[name].value for name in names})
-
-
-class Progress:
-    """A progress bar on a terminal, a line every ten seconds elsewhere; on standard error.
-
-        with Progress("Training", total=500, unit="update") as progress:
-            progress.advance(note="loss 0.31")
-
-    It also wraps an iterator: `for x in progress.over(iterator)`. Where time is what runs out:
-
-        with Progress("Training", total=15, unit="second") as progress:
-            progress.advance(note="loss 0.31", to=seconds)
-    """
-
-    def __init__(
-        self, what: str, total: float | None = None, unit: str = "frame", first: int = 0
-    ) -> None:
-        self._what, self._total, self._unit, self._count = what, total, unit, first
-        self._is_terminal = sys.stderr.isatty()
-        self._bar = tqdm.tqdm(
-            desc=what,
-            total=total,
-            unit=unit,
-            initial=first,
-            disable=not self._is_terminal,
-            bar_format=_SECONDS if unit == "second" else None,
-        )
-        self._start = self._printed = time.monotonic()
-
-    def __enter__(self) -> Progress:
-        """Starts the clock."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Prints the last state."""
-        self._bar.close()
-        if not self._is_terminal and kind is None:
-            took = f"{time.monotonic() - self._start:.0f} s"
-            self._print("" if self._unit == "second" else took)
-
-    def advance(self, note: str = "", to: float | None = None) -> None:
-        """Counts one more unit, or all up to number `to`; `note` says how it goes."""
-        step = 1 if to is None else int(to) - self._count
-        self._count += step
-        self._bar.set_postfix_str(printable(note), refresh=False)
-        self._bar.update(step)
-        if not self._is_terminal and time.monotonic() - self._printed >= _PLAIN_SECONDS:
-            self._printed = time.monotonic()
-            self._print(note)
-
-    def over(self, iterator: Iterable[T]) -> Iterator[T]:
-        """Yields the iterator's elements, counting them."""
-        for element in iterator:
-            yield element
-            self.advance()
-
-    def _print(self, note: str) -> None:
-        of = f" of {self._total:.12g}" if self._total else ""
-        more = f", {note}" if note else ""
-        text = printable(f"{self._what}: {self._count}{of} {self._unit}s{more}")
-        print(text, file=sys.stderr, flush=True)
-
-
-def printable(text: object) -> str:
-    """Returns the text with what a terminal would obey written out: names may hold anything."""
-    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], str(text))
-
-
-def require_positive(flag_values: flags.FlagValues, *names: str) -> None:
-    """Raises InputError where a flag is given and not above zero."""
-    for name in names:
-        value = flag_values[name].value
-        if value is not None and not value > 0:
-            raise InputError(f"--{name} must be above 0. Received: {value}.")
-
-
-def _wrap(doc: str) -> str:
-    """Returns a docstring whose lines are as wide as the flags'."""
-    parts = doc.strip().split("\n\n")
-    for index, part in enumerate(parts):
-        if not part.startswith(" "):
-            parts[index] = textwrap.fill(" ".join(part.split()), **_LINES)
-            continue
-        lines = part.split("\n")
-        for number, line in enumerate(lines):  # of code: broken before a flag
-            cut = line.rfind(" --", 0, _LINES["width"] - 2)
-            if len(line) > _LINES["width"] and cut > 0:
-                lines[number : number + 1] = [f"{line[:cut]} \\", f"        {line[cut + 1 :]}"]
-        parts[index] = "\n".join(lines)
-    return "\n\n".join(parts)
-
-
-def _describe(flag_values: flags.FlagValues, groups: Groups) -> str:
-    """Returns the flags, one a paragraph, group by group."""
-    left = set(flag_values)
-    lines = ["Flags:"]
-    for heading, names in (*groups, ("Others", None)):
-        names = sorted(left) if names is None else names
-        if groups and names:
-            lines += ["", heading]
-        for name in names:
-            left.remove(name)  # KeyError: no such flag, or in two groups
-            lines.append(_describe_flag(flag_values[name]))
-    return "\n".join(lines)
-
-
-def _describe_flag(flag: flags.Flag) -> str:
-    """Returns a flag's paragraph: its name, `--noNAME` where that changes anything, its help."""
-    text = flag.help.partition(";\n    repeat this option")[0]  # ours says "Repeatable"
-    names = f"--{flag.name}"
-    if text.startswith("<"):  # the choices, as absl puts them
-        choices, _, text = text.partition(": ")
-        names += f"={choices}"
-    if flag.boolean and flag.default is not False:
-        names += f", --no{flag.name}"
-    value = "" if flag.default is False else (flag.default_as_str or "").strip("'")
-    default = f" (default: {value})" if value else ""
-    return textwrap.fill(
-        f"{names}: {text}{default}", initial_indent="  ", subsequent_indent="      ", **_LINES
-    )
-
-
-def _describe_version() -> str:
-    """Returns the versions that decide over results, without loading anything that is slow."""
-    from importlib import metadata
-
-    lines = [f"osvos_tf {__version__}"]
-    for package in ("tensorflow", "keras"):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            lines.append(f"{package} {metadata.version(package)}")
-    return "\n".join([*lines, f"Python {sys.version.split()[0]}"])
 
 
 def _prepare_streams() -> None:

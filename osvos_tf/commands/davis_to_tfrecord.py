@@ -15,13 +15,13 @@ from typing import Any
 from absl import flags
 
 from osvos_tf import results, runtime
-from osvos_tf.commands import cli
+from osvos_tf.commands import cli, progress_bar, shared_flags
 from osvos_tf.data import davis
 from osvos_tf.data.tfrecord_writer import write_records
 from osvos_tf.errors import InputError
 
 FLAGS = flags.FlagValues()
-cli.define_path(
+shared_flags.define_path(
     "davis",
     None,
     "DAVIS root: the folder that holds JPEGImages, Annotations and ImageSets.",
@@ -35,7 +35,7 @@ flags.DEFINE_string(
     required=True,
     flag_values=FLAGS,
 )
-cli.define_path(
+shared_flags.define_path(
     "out", None, "Folder for the shards and the manifest.", required=True, flag_values=FLAGS
 )
 flags.DEFINE_string(
@@ -57,7 +57,7 @@ flags.DEFINE_integer(
     flag_values=FLAGS,
 )
 
-cli.define_overwrite(FLAGS)
+shared_flags.define_overwrite(FLAGS)
 GROUPS = (
     ("What you need", ("davis", "split", "out", "overwrite")),
     ("Which frames", ("sequences", "resolution")),
@@ -68,7 +68,7 @@ _SHARDS = 8  # about 20 MB each for DAVIS's training split
 
 def main(args: flags.FlagValues) -> None:
     """Flags -> sequences -> `tfrecord.write_records`."""
-    cli.require_positive(args, "shards", "height")
+    shared_flags.require_positive(args, "shards", "height")
     sequences = davis.read_split(
         args.davis, args.split, resolution=args.resolution, sequences=args.sequences or ()
     )
@@ -91,7 +91,7 @@ def main(args: flags.FlagValues) -> None:
         return
     with (
         results.draft(args.out, work, overwrite=args.overwrite) as draft,
-        cli.Progress("Converting", total=frames) as progress,
+        progress_bar.Progress("Converting", total=frames) as progress,
     ):
         draft.worth_keeping = False  # nor is what a killed run has left
         manifest = write_records(

@@ -24,16 +24,16 @@ import numpy as np
 from absl import flags
 
 from osvos_tf import files, results, runtime
-from osvos_tf.commands import cli, davis_to_tfrecord, evaluate, segment, train_parent
+from osvos_tf.commands import cli, davis_to_tfrecord, evaluate, segment, shared_flags, train_parent
 from osvos_tf.data import davis, painted_world
 from osvos_tf.media import visualize
 from osvos_tf.media.images import read_image
 from osvos_tf.media.masks import read_mask
 
 FLAGS = flags.FlagValues()
-cli.define_path("out", "demo", "Folder for everything.", flag_values=FLAGS)
-cli.define_common(FLAGS, precision=False)
-cli.define_overwrite(FLAGS)
+shared_flags.define_path("out", "demo", "Folder for everything.", flag_values=FLAGS)
+shared_flags.define_common(FLAGS, precision=False)
+shared_flags.define_overwrite(FLAGS)
 GROUPS = (("What you may change", ("out", "seed", "overwrite")),)
 
 _TRAIN, _VAL, _FRAMES, _SIZE = 24, 4, 16, (96, 160)

@@ -9,43 +9,37 @@ reads `RESULTS/<sequence>/<frame>.png` (or `RESULTS/<sequence>/masks/<frame>.png
 The 20 sequences of DAVIS-2016 val take about two minutes a method on two cores.
 """
 
-import concurrent.futures
-import contextlib
 import datetime
 import hashlib
-import multiprocessing
 import os
 import pathlib
-import signal
-import threading
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
-import cv2
-import numpy as np
 from absl import flags
 
 import osvos_tf
 from osvos_tf import results
-from osvos_tf.commands import cli
+from osvos_tf.commands import cli, progress_bar, shared_flags
 from osvos_tf.data import davis
 from osvos_tf.errors import InputError
-from osvos_tf.evaluation import metrics, report, report_page
+from osvos_tf.evaluation import report, report_page
+from osvos_tf.jobs.scoring import Task, _read_result, annotation, score_all
 from osvos_tf.media.frames import open_frames
 from osvos_tf.media.images import describe_size
-from osvos_tf.media.masks import VOID, read_mask
+from osvos_tf.media.masks import read_mask
 
 FLAGS = flags.FlagValues()
-cli.define_path("davis", None, "DAVIS root.", required=True, flag_values=FLAGS)
-cli.define_paths(
+shared_flags.define_path("davis", None, "DAVIS root.", required=True, flag_values=FLAGS)
+shared_flags.define_paths(
     "results",
     None,
     "Results folder, or NAME:FOLDER to name the method. Repeatable.",
     required=True,
     flag_values=FLAGS,
 )
-cli.define_path(
+shared_flags.define_path(
     "out", None, "Folder for the tables and the report.", required=True, flag_values=FLAGS
 )
 flags.DEFINE_string("split", "val", "Name of a list in ImageSets.", flag_values=FLAGS)
@@ -59,27 +53,13 @@ flags.DEFINE_bool(
     "Score what is there and leave out frames and sequences without a mask; the tables say so.",
     flag_values=FLAGS,
 )
-cli.define_overwrite(FLAGS)
+shared_flags.define_overwrite(FLAGS)
 GROUPS = (
     ("What you need", ("davis", "results", "out", "split", "sequences", "overwrite")),
     ("What is scored", ("resolution", "allow_missing")),
 )
 
 _CHECKSUMS = "checksums"  # in the record: of the tables and the report, as they were written
-
-
-class _Task(NamedTuple):
-    """One sequence of one method.
-
-    Attributes:
-        method: its name.
-        sequence: a `davis.Sequence`.
-        paths: the result mask of each scored frame; None where there is none.
-    """
-
-    method: str
-    sequence: davis.Sequence
-    paths: tuple[pathlib.Path | None, ...]
 
 
 def main(args: flags.FlagValues) -> None:
@@ -153,11 +133,11 @@ def _work(args: flags.FlagValues, methods: Mapping[str, pathlib.Path]) -> dict[s
     }
 
 
-def _folders(tasks: Collection[_Task]) -> set[pathlib.Path]:
+def _folders(tasks: Collection[Task]) -> set[pathlib.Path]:
     """Returns the folders of the frames, annotations and masks that are read."""
     files = {path for task in tasks for path in task.paths if path}
     for task in tasks:
-        files |= {task.sequence.frames[0].image, _annotation(task.sequence.frames[0])}
+        files |= {task.sequence.frames[0].image, annotation(task.sequence.frames[0])}
     return {path.parent for path in files}
 
 
@@ -191,8 +171,8 @@ def _find_tasks(
     folder: pathlib.Path,
     sequences: Sequence[davis.Sequence],
     allow_missing: bool,
-) -> list[_Task]:
-    """Returns a `_Task` for each sequence that there are masks for.
+) -> list[Task]:
+    """Returns a `Task` for each sequence that there are masks for.
 
     Raises:
         InputError: there are none at all, or some are missing and that is not allowed.
@@ -206,7 +186,7 @@ def _find_tasks(
             paths = tuple(place / name if (place / name).is_file() else None for name in names)
             if not allow_missing:
                 _require_all(place, names, paths)
-        tasks.append(_Task(method, sequence, paths))
+        tasks.append(Task(method, sequence, paths))
     scored = [task for task in tasks if any(task.paths)]
     if not scored:
         raise InputError(
@@ -269,13 +249,13 @@ def _some(names: Sequence[str], most: int = 5) -> str:
 
 
 def _score(
-    methods: Collection[str], tasks: Mapping[tuple[str, str], _Task]
+    methods: Collection[str], tasks: Mapping[tuple[str, str], Task]
 ) -> dict[str, list[report.SequenceResult]]:
     """Returns the results of every method, in order of the sequences."""
     scores: dict[str, list[report.SequenceResult]] = {method: [] for method in methods}
-    with cli.Progress("Scoring", len(tasks), "sequence") as progress:
+    with progress_bar.Progress("Scoring", len(tasks), "sequence") as progress:
         scored: dict[tuple[str, str], report.SequenceResult] = {}
-        for key, result in _score_all(tasks):
+        for key, result in score_all(tasks, cli.finishing("")):
             scored[key] = result
             progress.advance(note=": ".join(key))
     for key in tasks:
@@ -283,107 +263,11 @@ def _score(
     return scores
 
 
-def _score_all(
-    tasks: Mapping[tuple[str, str], _Task],
-) -> Iterator[tuple[tuple[str, str], report.SequenceResult]]:
-    """Yields the `SequenceResult` of each task, as they come, computed on all cores."""
-    workers = min(len(tasks), os.cpu_count() or 1)
-    if workers == 1:
-        for key, task in tasks.items():
-            yield key, _score_sequence(task)
-        return
-    # The longest go first, so that none is left running alone at the end.
-    order = sorted(tasks, key=lambda key: len(tasks[key].sequence.frames), reverse=True)
-    pool = concurrent.futures.ProcessPoolExecutor(
-        workers, mp_context=multiprocessing.get_context("spawn"), initializer=_become_worker
-    )
-    try:
-        with cli.finishing(""), _deaf_to_interrupts():
-            futures = {pool.submit(_score_sequence, tasks[key]): key for key in order}
-        for future in concurrent.futures.as_completed(futures):
-            yield futures[future], future.result()
-    except BaseException:
-        for worker in multiprocessing.active_children():
-            worker.terminate()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-@contextlib.contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    """Lets Ctrl-C wait; processes that are started meanwhile leave it to this one for good."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _become_worker() -> None:
-    """Prepares a process that scores, and sees to it that it ends when its parent was killed."""
-    cv2.setNumThreads(1)  # the processes share the cores, not OpenCV's threads
-
-    def wait() -> None:
-        multiprocessing.parent_process().join()  # type: ignore[union-attr]  # there is one
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
-def _score_sequence(task: _Task) -> report.SequenceResult:
-    """Scores one sequence of one method; may run in a process of its own."""
-    frames = task.sequence.frames
-    truth = np.stack([read_mask(_annotation(frame), picked_by=None) for frame in frames])
-    void = truth == VOID
-    truth = truth == 1
-    masks = np.zeros_like(truth)
-    scored = [index for index, path in enumerate(task.paths, start=1) if path]
-    for index, path in enumerate(task.paths, start=1):
-        if path:
-            masks[index] = _read_result(path, truth.shape[1:])
-    some_void = void if void.any() else None
-    if len(scored) == len(task.paths):
-        scores = metrics.sequence_scores(masks, truth, some_void)
-    else:  # T compares neighbours, so a sequence with gaps has none
-        arrays = masks[scored], truth[scored], None if some_void is None else void[scored]
-        scores = metrics.SequenceScores(
-            np.asarray(metrics.region_similarity(*arrays)),
-            np.asarray(metrics.boundary_accuracy(*arrays)),
-            np.nan,
-        )
-    return report.SequenceResult(
-        task.sequence.name,
-        tuple(frames[index].name for index in scored),
-        scores,
-        expected=tuple(frame.name for frame in frames[1:-1]),
-    )
-
-
-def _annotation(frame: davis.Frame) -> pathlib.Path:
-    assert frame.mask is not None  # `davis.read_split` has looked
-    return frame.mask
-
-
-def _read_result(path: pathlib.Path, size: tuple[int, ...]) -> np.ndarray:
-    """Reads a result mask, bool [height, width]."""
-    mask = read_mask(path, picked_by=None)
-    if mask.shape != size:
-        raise InputError(
-            f"Mask {path} is {describe_size(mask.shape)}, the annotation is {describe_size(size)}. "
-            "Results must have the frames' own size."
-        )
-    return mask == 1
-
-
 def _page(
     args: flags.FlagValues,
     scores: report.Results,
     sequences: Sequence[davis.Sequence],
-    tasks: Mapping[tuple[str, str], _Task],
+    tasks: Mapping[tuple[str, str], Task],
 ) -> str:
     """Returns `report.html`."""
     worst = report.worst_frames(scores)
@@ -398,13 +282,13 @@ def _page(
     )
 
 
-def _example(task: _Task, result: report.SequenceResult, index: int) -> report_page.Example:
+def _example(task: Task, result: report.SequenceResult, index: int) -> report_page.Example:
     """Reads again what the scores of one frame came from."""
     position = result.expected.index(result.frames[index])
     frame, path = task.sequence.frames[position + 1], task.paths[position]
     assert path is not None  # it was scored
     image = open_frames(frame.image.parent).read(frame.name)
-    truth = read_mask(_annotation(frame), picked_by=None)
+    truth = read_mask(annotation(frame), picked_by=None)
     if image.shape[:2] != truth.shape:
         raise InputError(
             f"Frame {frame.image} is {describe_size(image.shape)}, its annotation "

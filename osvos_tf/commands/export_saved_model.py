@@ -14,13 +14,15 @@ from typing import Any
 from absl import flags
 
 from osvos_tf import runtime
-from osvos_tf.commands import cli
+from osvos_tf.commands import cli, shared_flags
 from osvos_tf.errors import InputError
 from osvos_tf.network import DEFAULT_THRESHOLD, model_store
 
 FLAGS = flags.FlagValues()
-cli.define_path("model", None, "The network, a .keras file.", required=True, flag_values=FLAGS)
-cli.define_path(
+shared_flags.define_path(
+    "model", None, "The network, a .keras file.", required=True, flag_values=FLAGS
+)
+shared_flags.define_path(
     "out",
     None,
     "The model's folder, saved_models/NAME; clients ask for NAME.",
@@ -30,7 +32,7 @@ cli.define_path(
 flags.DEFINE_integer(
     "version", None, "The version's number; unset: the next free one.", flag_values=FLAGS
 )
-cli.define_path(
+shared_flags.define_path(
     "contour",
     None,
     "A contour network, a .keras file: adds the output 'contours'.",

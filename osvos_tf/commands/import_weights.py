@@ -18,11 +18,11 @@ from typing import Any
 from absl import flags
 
 from osvos_tf import files, places, runtime
-from osvos_tf.commands import cli
+from osvos_tf.commands import cli, shared_flags
 from osvos_tf.errors import InputError
 
 FLAGS = flags.FlagValues()
-cli.define_path(
+shared_flags.define_path(
     "source",
     None,
     "The released file; a TensorFlow checkpoint by its prefix.",
@@ -36,7 +36,7 @@ flags.DEFINE_enum(
     "Which of the authors' versions wrote it; auto: its content tells.",
     flag_values=FLAGS,
 )
-cli.define_path("out", None, "The model, a .keras file.", required=True, flag_values=FLAGS)
+shared_flags.define_path("out", None, "The model, a .keras file.", required=True, flag_values=FLAGS)
 flags.DEFINE_boolean(
     "overwrite", False, "Replace another network, or whatever else --out is.", flag_values=FLAGS
 )

@@ -23,7 +23,7 @@ from absl import flags
 
 import osvos_tf
 from osvos_tf import files, results, runtime
-from osvos_tf.commands import cli
+from osvos_tf.commands import cli, progress_bar, shared_flags
 from osvos_tf.errors import InputError
 from osvos_tf.media.frames import Frames, open_frames
 from osvos_tf.media.masks import check_png, write_mask
@@ -34,7 +34,7 @@ from osvos_tf.serving import client
 from osvos_tf.serving.client_base import ServingError
 
 FLAGS = flags.FlagValues()
-cli.define_path(
+shared_flags.define_path(
     "server",
     None,
     "host:port of a gRPC server, http://host:port of a REST server, or saved_models/ here.",
@@ -44,10 +44,10 @@ cli.define_path(
 flags.DEFINE_string(
     "model", None, "The model's name on the server.", required=True, flag_values=FLAGS
 )
-cli.define_path(
+shared_flags.define_path(
     "frames", None, "Folder of images or a video file.", required=True, flag_values=FLAGS
 )
-cli.define_path("out", None, "Folder for the masks.", required=True, flag_values=FLAGS)
+shared_flags.define_path("out", None, "Folder for the masks.", required=True, flag_values=FLAGS)
 flags.DEFINE_enum(
     "snap",
     "bilateral",
@@ -74,7 +74,7 @@ flags.DEFINE_float(
     "Seconds that one request may take; a server that is unavailable is tried again till then.",
     flag_values=FLAGS,
 )
-cli.define_overwrite(FLAGS)
+shared_flags.define_overwrite(FLAGS)
 GROUPS = (
     ("What you need", ("server", "model", "frames", "out", "snap", "overwrite")),
     ("What is object", ("threshold",)),
@@ -86,7 +86,7 @@ _MASKS = "masks"
 
 def main(args: flags.FlagValues) -> None:
     """Flags -> frames and server -> masks."""
-    cli.require_positive(args, "deadline")
+    shared_flags.require_positive(args, "deadline")
     frames = open_frames(args.frames)
     frames.check()
     work = _work(args)
@@ -178,7 +178,7 @@ def _query(
             under_way.append(batch)
             yield np.stack([frame for _, frame in batch])
 
-    with cli.Progress("Segmenting", frames.length, "frame") as progress:
+    with progress_bar.Progress("Segmenting", frames.length, "frame") as progress:
         for predicted in parallel_map(
             predict, batches(), workers=args.in_flight, ahead=args.in_flight, wait=False
         ):

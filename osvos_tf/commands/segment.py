@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from absl import flags
 
-from osvos_tf.commands import cli
+from osvos_tf.commands import cli, progress_bar, shared_flags
 from osvos_tf.jobs import video_job
 from osvos_tf.progress import OnProgress, Progress
 from osvos_tf.segmentation import options
@@ -21,10 +21,10 @@ from osvos_tf.segmentation.options import LearnOptions, SegmentOptions
 from osvos_tf.training import recipes
 
 FLAGS = flags.FlagValues()
-cli.define_path(
+shared_flags.define_path(
     "frames", None, "Folder of images or a video file.", required=True, flag_values=FLAGS
 )
-cli.define_paths(
+shared_flags.define_paths(
     "mask",
     None,
     "PNG that annotates the first frame; NAME:PNG annotates the frame called NAME. Repeatable.",
@@ -34,14 +34,14 @@ cli.define_paths(
 flags.DEFINE_integer(
     "object", None, "Object id to take from a palette mask; unset: all.", flag_values=FLAGS
 )
-cli.define_path(
+shared_flags.define_path(
     "parent",
     LearnOptions.parent,
     "The parent network: a .keras file; 'full' or 'compact', which come with the package; or "
     "'random' to learn from this mask alone.",
     flag_values=FLAGS,
 )
-cli.define_path("out", None, "Folder for the results.", required=True, flag_values=FLAGS)
+shared_flags.define_path("out", None, "Folder for the results.", required=True, flag_values=FLAGS)
 flags.DEFINE_enum(
     "recipe",
     LearnOptions.recipe,
@@ -131,7 +131,7 @@ flags.DEFINE_enum(
     "colour, contour to the boundaries that the --contour network finds.",
     flag_values=FLAGS,
 )
-cli.define_path(
+shared_flags.define_path(
     "contour", None, "The contour network, a .keras file, for --snap=contour.", flag_values=FLAGS
 )
 flags.DEFINE_float(
@@ -146,8 +146,8 @@ flags.DEFINE_float(
 flags.DEFINE_boolean(
     "probabilities", False, "Also write probabilities/ (8-bit PNGs).", flag_values=FLAGS
 )
-cli.define_overwrite(FLAGS)
-cli.define_common(FLAGS)
+shared_flags.define_overwrite(FLAGS)
+shared_flags.define_common(FLAGS)
 GROUPS = (
     ("What you need", ("frames", "mask", "out", "budget", "parent", "overwrite")),
     ("What is written", ("probabilities", "object")),
@@ -203,8 +203,8 @@ def make_job(args: flags.FlagValues) -> video_job.VideoJob:
         frames=args.frames,
         masks=tuple(args.mask),
         out=args.out,
-        learn=cli.read_options(LearnOptions, args),
-        segment=cli.read_options(SegmentOptions, args),
+        learn=shared_flags.read_options(LearnOptions, args),
+        segment=shared_flags.read_options(SegmentOptions, args),
         probabilities=args.probabilities,
         overwrite=args.overwrite,
     )
@@ -218,18 +218,18 @@ def _watch(budget: float | None) -> Iterator[OnProgress]:
         budget: seconds of training, where these are what ends it.
     """
     with contextlib.ExitStack() as bars:
-        shown: dict[str, cli.Progress] = {}
+        shown: dict[str, progress_bar.Progress] = {}
 
         def show(progress: Progress) -> None:
             bar = shown.get(progress.what)
             if bar is None:
                 bars.close()  # the bar before is complete
                 if progress.what == "segment":
-                    bar = cli.Progress("Segmenting", progress.total, "frame")
+                    bar = progress_bar.Progress("Segmenting", progress.total, "frame")
                 elif budget is None:
-                    bar = cli.Progress("Learning the object", progress.total, "update")
+                    bar = progress_bar.Progress("Learning the object", progress.total, "update")
                 else:
-                    bar = cli.Progress("Learning the object", budget, "second")
+                    bar = progress_bar.Progress("Learning the object", budget, "second")
                 shown[progress.what] = bars.enter_context(bar)
             note = "" if progress.loss is None else f"loss {progress.loss:.4g}"
             done: float = progress.done

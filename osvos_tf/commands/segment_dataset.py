@@ -36,7 +36,7 @@ import tqdm
 from absl import flags
 
 from osvos_tf import files, results
-from osvos_tf.commands import cli, segment
+from osvos_tf.commands import cli, progress_bar, segment, shared_flags
 from osvos_tf.data import davis
 from osvos_tf.errors import InputError
 from osvos_tf.jobs import dispatch, engines, worker, worklist
@@ -54,12 +54,12 @@ for _name in segment.FLAGS:
         FLAGS[_name] = segment.FLAGS[_name]
 _SHARED = tuple(FLAGS)
 
-cli.define_path("davis", None, "DAVIS root.", flag_values=FLAGS)
+shared_flags.define_path("davis", None, "DAVIS root.", flag_values=FLAGS)
 flags.DEFINE_string(
     "split", None, "Name of a list in the DAVIS tree's ImageSets.", flag_values=FLAGS
 )
 flags.DEFINE_string("resolution", "480p", "Folder below JPEGImages.", flag_values=FLAGS)
-cli.define_path(
+shared_flags.define_path(
     "list",
     None,
     "Text file with FRAMES MASK on each line, instead of a split. Relative paths start at --davis, "
@@ -67,7 +67,9 @@ cli.define_path(
     flag_values=FLAGS,
 )
 flags.DEFINE_list("sequences", [], "Sequences to segment, by comma; unset: all.", flag_values=FLAGS)
-cli.define_path("out", None, "Folder for the sequences' folders.", required=True, flag_values=FLAGS)
+shared_flags.define_path(
+    "out", None, "Folder for the sequences' folders.", required=True, flag_values=FLAGS
+)
 flags.DEFINE_string(
     "shard", "0/1", "i/n: this run's part, 0 <= i < n, of work in n parts.", flag_values=FLAGS
 )
@@ -117,7 +119,7 @@ GROUPS = (
 
 def main(args: flags.FlagValues) -> None:
     """Flags -> jobs, less what is whole -> workers -> results, lines and a table."""
-    cli.require_positive(args, "timeout")
+    shared_flags.require_positive(args, "timeout")
     index, count = _shard(args.shard)
     items = worklist.shard(_items(args), index, count)
     _require_networks(args)
@@ -198,8 +200,8 @@ def _make_jobs(args: flags.FlagValues, items: Sequence[worklist.Item]) -> list[V
         frames="",
         masks=(),
         out="",
-        learn=cli.read_options(LearnOptions, args),
-        segment=cli.read_options(SegmentOptions, args),
+        learn=shared_flags.read_options(LearnOptions, args),
+        segment=shared_flags.read_options(SegmentOptions, args),
         probabilities=args.probabilities,
         overwrite=args.overwrite,
     )
@@ -238,7 +240,7 @@ def _check_all(jobs: Sequence[VideoJob]) -> tuple[list[VideoJob], list[VideoJob]
     threads = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
     checked = threads.map(check, jobs)
     try:
-        with cli.Progress("Looking at what is there", len(jobs), "sequence") as progress:
+        with progress_bar.Progress("Looking at what is there", len(jobs), "sequence") as progress:
             for job, (fault, refusal) in progress.over(zip(jobs, checked, strict=True)):
                 (whole if fault is None else wanted).append(job)
                 if refusal:
@@ -293,7 +295,7 @@ def _run(args: flags.FlagValues, jobs: list[VideoJob]) -> Generator[dispatch.Out
     try:
         with (
             contextlib.closing(outcomes),
-            cli.Progress("Segmenting", len(jobs), "sequence") as progress,
+            progress_bar.Progress("Segmenting", len(jobs), "sequence") as progress,
         ):
             for outcome in outcomes:
                 yield outcome

@@ -21,21 +21,21 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from osvos_tf import runtime
-from osvos_tf.commands import cli
+from osvos_tf.commands import cli, shared_flags
 from osvos_tf.errors import InputError, missing_package
 
 if TYPE_CHECKING:
     from osvos_tf.serving import server as model_server
 
 FLAGS = flags.FlagValues()
-cli.define_paths(
+shared_flags.define_paths(
     "model",
     None,
     "NAME:DIR, the model's name for clients and the folder that holds a folder for each version. "
     "Repeatable.",
     flag_values=FLAGS,
 )
-cli.define_path(
+shared_flags.define_path(
     "model_config",
     None,
     "TF Serving's text file of models, instead of --model: model_config_list { config { ... } }.",
@@ -97,7 +97,7 @@ GROUPS = (
 
 def main(args: flags.FlagValues) -> None:
     """Flags -> models -> a server, until a signal ends it."""
-    cli.require_positive(args, "max_megapixels", "poll_seconds")
+    shared_flags.require_positive(args, "max_megapixels", "poll_seconds")
     named = _models(args.model or [])
     if bool(named) == bool(args.model_config):
         raise InputError("Wanted models: either --model=NAME:DIR or --model_config=FILE.")

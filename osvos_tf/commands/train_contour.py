@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from osvos_tf.commands import cli, training_command
+from osvos_tf.commands import cli, progress_bar, shared_flags, training_command, training_flags
 from osvos_tf.data import davis
 from osvos_tf.data.tfrecord_writer import write_records
 from osvos_tf.errors import InputError
@@ -23,7 +23,7 @@ from osvos_tf.training import recipes
 if TYPE_CHECKING:
     import numpy as np
 
-TASK = training_command.Task(
+TASK = training_flags.Task(
     network="build_contour",
     file="contour.keras",
     recipes=recipes.CONTOURS,
@@ -32,21 +32,21 @@ TASK = training_command.Task(
     source=("bsds", "split", "label_maps", "images"),
 )
 FLAGS = flags.FlagValues()
-cli.define_path(
+shared_flags.define_path(
     "bsds", None, "BSDS500: the folder that holds images and groundTruth.", flag_values=FLAGS
 )
 flags.DEFINE_string("split", "train", "Split of BSDS500 to learn from.", flag_values=FLAGS)
-cli.define_path(
+shared_flags.define_path(
     "label_maps",
     None,
     "Instead: a folder of images and label maps (PNG, or .mat as PASCAL-Context has them), in "
     "images/ and labels/ or side by side. Contours are where two labels meet.",
     flag_values=FLAGS,
 )
-cli.define_path(
+shared_flags.define_path(
     "images", None, "Folder of the images, where --label_maps holds maps only.", flag_values=FLAGS
 )
-training_command.define_flags(FLAGS, TASK)
+training_flags.define_flags(FLAGS, TASK)
 
 _SHARDS = 4
 
@@ -58,7 +58,7 @@ def main(args: flags.FlagValues) -> None:
     def make_records(folder: pathlib.Path) -> None:
 
         count = len(sequence.frames)
-        with cli.Progress("Converting", total=count, unit="image") as progress:
+        with progress_bar.Progress("Converting", total=count, unit="image") as progress:
             write_records(
                 [sequence],
                 folder,
@@ -73,7 +73,7 @@ def main(args: flags.FlagValues) -> None:
 
 def run() -> None:
     """The console command."""
-    cli.run(main, FLAGS, __doc__, training_command.groups(*TASK.source))
+    cli.run(main, FLAGS, __doc__, training_flags.groups(*TASK.source))
 
 
 def _source(

@@ -9,17 +9,15 @@ was stopped goes on from its last checkpoint when the same command is given agai
 
 from absl import flags
 
-from osvos_tf.commands import cli, training_command
+from osvos_tf.commands import cli, shared_flags, training_command, training_flags
 from osvos_tf.training import recipes
 
-TASK = training_command.Task(
-    network="build_foreground", file="parent.keras", recipes=recipes.PARENTS
-)
+TASK = training_flags.Task(network="build_foreground", file="parent.keras", recipes=recipes.PARENTS)
 FLAGS = flags.FlagValues()
-cli.define_path(
+shared_flags.define_path(
     "records", None, "Folder made by davis_to_tfrecord.", required=True, flag_values=FLAGS
 )
-training_command.define_flags(FLAGS, TASK)
+training_flags.define_flags(FLAGS, TASK)
 
 
 def main(args: flags.FlagValues) -> None:
@@ -29,7 +27,7 @@ def main(args: flags.FlagValues) -> None:
 
 def run() -> None:
     """The console command."""
-    cli.run(main, FLAGS, __doc__, training_command.groups("records"))
+    cli.run(main, FLAGS, __doc__, training_flags.groups("records"))
 
 
 if __name__ == "__main__":

@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from osvos_tf import places, runtime
-from osvos_tf.commands import cli
+from osvos_tf import runtime
+from osvos_tf.commands import cli, progress_bar
 from osvos_tf.errors import InputError
 from osvos_tf.files import (
     ensure_writable,
-    read_json,
     remove_leftovers,
     write_json,
 )
@@ -31,106 +30,12 @@ from osvos_tf.training import recipes
 
 if TYPE_CHECKING:
     from osvos_tf.data import tfrecord
+from osvos_tf.commands import training_folder
+from osvos_tf.commands.training_flags import Task, check
 
-_SETTINGS = "flags.json"  # beside the checkpoints
-_CHECKPOINTS, _SUMMARIES, _RECORDS = "checkpoints", "summaries", "records"
-_MODELS = ("parent.keras", "contour.keras")  # what either command leaves
 # In the environment: how often in a row this process was started anew without making an update.
 _RESTARTS = "OSVOS_RESTARTS"
 _MOST_RESTARTS = 5
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """What sets one command apart from the other."""
-
-    network: str  # name of the function of `model` that builds it
-    file: str  # what it leaves in the work folder
-    recipes: dict[str, tuple[recipes.Stage, ...]]
-    square: bool = False  # views as wide as high: the images stand and lie
-    keeps_height: bool = True  # the network looks at frames at the height of its training views
-    source: tuple[str, ...] = ()  # flags that name the data, where records are made here
-
-
-def define_flags(flag_values: flags.FlagValues, task: Task) -> None:
-    """Defines the flags that both commands have."""
-    cli.define_path(
-        "workdir",
-        None,
-        "Folder for the model and checkpoints.",
-        required=True,
-        flag_values=flag_values,
-    )
-    cli.define_path(
-        "weights",
-        "imagenet",
-        "Where training starts: imagenet, random, full or compact (parents that come with the "
-        "package), or a file: a .keras model of this package, or VGG16 as Keras (HDF5), TF-Slim "
-        "(checkpoint), torchvision, Caffe or the authors (vgg_caffe.mat) have it.",
-        flag_values=flag_values,
-    )
-    flags.DEFINE_enum(
-        "recipe",
-        "paper",
-        sorted(task.recipes),
-        "paper: the authors' 50,000 updates from ImageNet weights. scratch: for random weights.",
-        flag_values=flag_values,
-    )
-    flags.DEFINE_integer(
-        "updates", None, "Weight changes in all; unset: the recipe's own.", flag_values=flag_values
-    )
-    flags.DEFINE_integer(
-        "height",
-        None,
-        "Height in pixels at which the network sees images in training; unset: the images' own "
-        "(paper), or what the recipe says (scratch)."
-        + (" The model keeps it, and segment follows it." if task.keeps_height else ""),
-        flag_values=flag_values,
-    )
-    flags.DEFINE_float(
-        "width_multiplier", 1.0, "Factor on the channels of VGG16's trunk.", flag_values=flag_values
-    )
-    flags.DEFINE_enum(
-        "storage",
-        "float32",
-        ["float32", "float16"],
-        "Type of the weights in the model's file; float16 halves it.",
-        flag_values=flag_values,
-    )
-    flags.DEFINE_float(
-        "checkpoint_seconds",
-        60.0,
-        "Least time between two checkpoints: what a killed run can lose at most. 0 keeps every "
-        "update.",
-        lower_bound=0.0,
-        flag_values=flag_values,
-    )
-    flags.DEFINE_enum(
-        "strategy",
-        "auto",
-        ["auto", "one", "mirrored", "multi_worker"],
-        "Devices that share each update's views, which stay as many: one; mirrored, all GPUs of "
-        "this machine; multi_worker, all machines that the environment variable TF_CONFIG lists, "
-        "each with this same command and a --workdir that they share. auto: what there is.",
-        flag_values=flag_values,
-    )
-    flags.DEFINE_boolean(
-        "skip_corrupt",
-        False,
-        "Leave damaged records out, and say which, instead of refusing the folder.",
-        flag_values=flag_values,
-    )
-    cli.define_common(flag_values)
-
-
-def groups(*source: str) -> cli.Groups:
-    """Returns the order of the flags in `--help`, after those that name the data."""
-    return (
-        ("What you need", (*source, "workdir", "recipe", "weights", "width_multiplier")),
-        ("Training", ("updates", "height", "precision", "seed")),
-        ("What is kept", ("checkpoint_seconds", "storage")),
-        ("Damaged data, many devices", ("skip_corrupt", "strategy")),
-    )
 
 
 def train(
@@ -138,7 +43,7 @@ def train(
     task: Task,
     make_records: Callable[[pathlib.Path], None] | None = None,
 ) -> None:
-    """Flags -> dataset, network, recipe -> `training.train` -> the model's file.
+    """Flags -> dataset, network, recipe -> `loop.train` -> the model's file.
 
     Args:
         args: parsed flags.
@@ -149,7 +54,7 @@ def train(
     Raises:
         InputError: flags that do not go together, or with which the work folder's run cannot go on.
     """
-    _check(args)
+    check(args)
     workdir = ensure_writable(args.workdir)
     stages = task.recipes[args.recipe]
     if args.updates is not None:
@@ -158,11 +63,11 @@ def train(
         stages = tuple(dataclasses.replace(stage, height=args.height) for stage in stages)
     with contextlib.ExitStack() as stack:
         if "TF_CONFIG" not in os.environ:  # else it takes TensorFlow to know which worker writes
-            stack.enter_context(_lock(workdir))
-        _check_place(workdir, args, task)
-        precision = _earlier_precision(workdir, args, task)
+            stack.enter_context(training_folder.lock(workdir))
+        training_folder.check_place(workdir, args, task)
+        precision = training_folder.earlier_precision(workdir, args, task)
         if (workdir / task.file).exists():
-            updates = _updates(workdir)
+            updates = training_folder.updates(workdir)
             if updates is None:
                 print(
                     f"{workdir / task.file} is there already; its checkpoints are gone. To train "
@@ -199,18 +104,19 @@ def _train(
     strategy = distribution.make_strategy(args.strategy)
     worker, workers = distribution.worker(strategy)
     _check_share(stages, strategy)
-    records = workdir / _RECORDS if make_records else args.records
+    records = workdir / training_folder.RECORDS if make_records else args.records
     with contextlib.ExitStack() as stack:
         if worker == 0 and "TF_CONFIG" in os.environ:
-            stack.enter_context(_lock(workdir))
+            stack.enter_context(training_folder.lock(workdir))
         if workers > 1:
             stack.enter_context(_rejoining())
-        settings = _settings(args, task)
+        settings = training_folder.settings(args, task)
         if worker == 0:
             remove_leftovers(workdir)
             if make_records and precision is None:
-                write_json(workdir / _SETTINGS, {**settings, "precision": None})  # ours from now on
-                make_records(workdir / _RECORDS)
+                # The folder is ours from now on.
+                write_json(workdir / training_folder.SETTINGS, {**settings, "precision": None})
+                make_records(workdir / training_folder.RECORDS)
         distribution.sum_over_workers(strategy, 0)  # the others wait for the records
         # What "auto" chose once holds for the whole run.
         precision = precision or choose_precision(args.precision)
@@ -221,7 +127,7 @@ def _train(
             records, on_lost=_report_lost if args.skip_corrupt else None
         )
         if worker == 0:
-            write_json(workdir / _SETTINGS, {**settings, "precision": precision})
+            write_json(workdir / training_folder.SETTINGS, {**settings, "precision": precision})
         with _decoding(records):
             _train_stages(args, task, stages, examples, network, strategy)
         if worker == 0:
@@ -255,7 +161,7 @@ def _train_stages(
             part=distribution.worker(strategy),
         )
         with (
-            cli.Progress(
+            progress_bar.Progress(
                 f"Training {stage.name}", stage.last_update, "update", first=stage.first_update
             ) as progress,
             cli.finishing() as stop,
@@ -322,17 +228,6 @@ def _rejoining() -> Iterator[None]:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
-def _check(args: flags.FlagValues) -> None:
-    cli.require_positive(args, "updates", "height", "width_multiplier")
-    if args.weights == "imagenet" and args.width_multiplier != 1.0:
-        raise InputError(
-            f"--weights=imagenet fits --width_multiplier=1 only, not {args.width_multiplier}. "
-            "Train a narrower network with --weights=random --recipe=scratch."
-        )
-    if args.weights not in ("imagenet", "random") and args["width_multiplier"].present:
-        raise InputError("--weights=FILE brings its own width: leave out --width_multiplier.")
-
-
 def _initial(args: flags.FlagValues, task: Task, model: ModuleType) -> Any:
     """Returns the network with its first weights."""
     from osvos_tf.network.files import load_model
@@ -356,81 +251,6 @@ def _initial(args: flags.FlagValues, task: Task, model: ModuleType) -> Any:
     return network
 
 
-def _settings(args: flags.FlagValues, task: Task) -> dict[str, Any]:
-    names = (*task.source, "weights", "recipe", "updates", "height", "width_multiplier", "seed")
-    return {name: args[name].value for name in names}
-
-
-def _lock(workdir: pathlib.Path) -> contextlib.AbstractContextManager[None]:
-    return places.lock(workdir / ".lock", workdir)
-
-
-def _updates(workdir: pathlib.Path) -> int | None:
-    """Returns the updates of a run up to its last checkpoint, None where there is none."""
-    names = [path.stem for path in (workdir / _CHECKPOINTS).glob("ckpt-*.index")]
-    return max((int(name[5:]) for name in names if name[5:].isdecimal()), default=None)
-
-
-def _check_place(workdir: pathlib.Path, args: flags.FlagValues, task: Task) -> None:
-    """Looks at the work folder before anything is written.
-
-    Raises:
-        InputError: a run here would write over what the flags name, or over what no run made.
-    """
-    ours = [task.file, _SETTINGS, _CHECKPOINTS, _SUMMARIES, *([_RECORDS] if task.source else [])]
-    for name in {"weights", "records", "bsds", "label_maps", "images"} & set(args):
-        given = args[name].value
-        for place in (workdir / entry for entry in ours):
-            if given and pathlib.Path(os.path.realpath(given)).is_relative_to(
-                os.path.realpath(place)
-            ):
-                raise InputError(
-                    f"--{name}={given} lies where this run would write ({place}). Name another "
-                    "--workdir."
-                )
-    others = sorted(name for name in {*ours, *_MODELS} if _holds_something(workdir / name))
-    if others and _SETTINGS not in others:
-        raise InputError(
-            f"{workdir} holds {', '.join(others)} and no {_SETTINGS}, so this command did not make "
-            "that. Name another --workdir."
-        )
-
-
-def _holds_something(path: pathlib.Path) -> bool:
-    return any(path.iterdir()) if path.is_dir() else os.path.lexists(path)
-
-
-def _earlier_precision(workdir: pathlib.Path, args: flags.FlagValues, task: Task) -> str | None:
-    """Returns the precision of the run that the folder holds, None for a fresh start.
-
-    Raises:
-        InputError: that run had other flags; it can only go on with the same ones.
-    """
-    path = workdir / _SETTINGS
-    if not path.exists():
-        return None
-    try:
-        before: dict[str, Any] = {**read_json(path)}  # type: ignore[dict-item]  # TypeError is told
-        precision = before["precision"]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise InputError(
-            f"{path} is damaged or none of ours ({error!r}), so no run can go on in {workdir}. "
-            "Name another --workdir."
-        ) from error
-    if _updates(workdir) is None and not any((workdir / name).exists() for name in _MODELS):
-        return None
-    now = _settings(args, task)
-    if args.precision != "auto":
-        now["precision"] = args.precision
-    changed = [f"--{n}={before.get(n)} (now {now[n]})" for n in now if now[n] != before.get(n)]
-    if changed:
-        raise InputError(
-            f"{workdir} holds a run with other flags: {', '.join(changed)}. Give the same flags to "
-            "go on with it, or another --workdir to start anew."
-        )
-    return precision
-
-
 def _report_lost(lost: "Sequence[tfrecord.Lost]") -> None:
     print(f"Left out {sum(entry.count for entry in lost)} damaged frames: "
           f"{'; '.join(map(str, lost))}.")  # fmt: skip
@@ -451,7 +271,7 @@ def _decoding(records: str | os.PathLike[str]) -> Iterator[None]:
         ) from error
 
 
-def _show(progress: cli.Progress, stage: recipes.Stage) -> Callable[[int, float], None]:
+def _show(progress: progress_bar.Progress, stage: recipes.Stage) -> Callable[[int, float], None]:
     def on_update(update: int, loss: float) -> None:
         os.environ.pop(_RESTARTS, None)
         progress.advance(note=f"loss {loss:.4g}, rate {stage.rate_at(update - 1):.2g}", to=update)

@@ -35,7 +35,7 @@ def evaluate(masks: Masks, truth: Masks) -> Scores:
     Args:
         masks: of every frame: a folder of PNGs (or one that `segment` has left), an array
             [frames, height, width], or what `Specialist.segment` yields. Of each, whatever
-            `video.read_mask` takes; void counts as background.
+            `masks.read_mask` takes; void counts as background.
         truth: likewise; void pixels count nowhere. Of two folders, the truth's names count.
 
     Raises:

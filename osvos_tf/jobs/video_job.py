@@ -152,7 +152,7 @@ def run(
 
     Raises:
         InputError: a mistake in what the job names, see also `results.draft`.
-        FloatingPointError: see `training.train`.
+        FloatingPointError: see `loop.train`.
     """
     frames = open_frames(job.frames)
     frames.check()
@@ -179,20 +179,24 @@ def run(
         draft.worth_keeping = True
         started = time.monotonic()
         found = _write_frames(job, frames, specialist, draft.folder, on_progress)
-        seconds = time.monotonic() - started
-        draft.publish(
-            {
-                "versions": runtime.versions(tf),
-                "flags": _as_flags(job),
-                **_describe(specialist),
-                "frames": len(found),
-                "size": list(frames.size),
-                "seconds": {"training": specialist.seconds, "inference": round(seconds, 3)},
-                "found": found,
-                "remarks": _remarks(found, given),
-            }
-        )
+        record = _record(job, frames, specialist, found, time.monotonic() - started)
+        draft.publish({"versions": runtime.versions(tf), **record})
     return results.read_record(job.out) or {}
+
+
+def _record(
+    job: VideoJob, frames: Frames, specialist: "Specialist", found: dict[str, Any], seconds: float
+) -> dict[str, Any]:
+    """Returns what `run.json` says of finished results."""
+    return {
+        "flags": _as_flags(job),
+        **_describe(specialist),
+        "frames": len(found),
+        "size": list(frames.size),
+        "seconds": {"training": specialist.seconds, "inference": round(seconds, 3)},
+        "found": found,
+        "remarks": _remarks(found, specialist.annotations),
+    }
 
 
 def _describe(specialist: "Specialist") -> dict[str, Any]:

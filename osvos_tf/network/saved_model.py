@@ -51,11 +51,10 @@ def export_saved_model(
       * `encoded`: `image_bytes` string [batch], JPEG or PNG, all of one size -> `mask_bytes` string
         [batch], PNG 0/255. Decoding is exact (as Pillow's), an EXIF orientation is not applied.
 
-    Beside the model's folder lie `models.config`, to which the model is added, and, unless they
-    exist, `batching.config` and `compose.yaml`.
+    What lies beside the model's folder is brought up to date, see `model_store`.
 
     Args:
-        network: the foreground network, of `model.build_foreground` or `model.load_model`.
+        network: the foreground network, of `model.build_foreground` or `files.load_model`.
         folder: the model's folder, `saved_models/NAME`; NAME is what clients ask for.
         contour: a contour network, which makes the export two-stream. Masks stay the foreground's:
             snapping is not part of the SavedModel.
@@ -63,12 +62,11 @@ def export_saved_model(
         version: its number; None takes the next free one.
 
     Returns:
-        The version's folder, a `pathlib.Path`.
+        The version's folder.
 
     Raises:
-        InputError: the version exists, the folder's name or place will not do, `models.config` is
-            there and cannot be read, the version cannot be written, or tensorflow-serving-api is
-            not installed.
+        InputError: the version exists or cannot be written, the folder's name or place will not
+            do, `models.config` cannot be read, or tensorflow-serving-api is not installed.
     """
     folder = check_folder(folder, version)
     read_config(folder.parent / CONFIG_FILE)  # so that what is wrong with it is told now

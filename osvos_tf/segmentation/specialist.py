@@ -176,7 +176,7 @@ class Specialist:
             The version's folder.
 
         Raises:
-            InputError: see `export.export_saved_model`.
+            InputError: see `saved_model.export_saved_model`.
         """
         from osvos_tf.network import saved_model  # its messages are of the extra "serving"
 
@@ -229,7 +229,7 @@ def learn(
     Args:
         video: what `osvos_tf.open_video` takes.
         masks: frame -> mask. A frame is its position (int) or its name (str); a mask is what
-            `video.read_mask` takes, of the frame's size.
+            `masks.read_mask` takes, of the frame's size.
         options: how; None: the defaults.
         on_progress: called with a `Progress` after each update. What it raises ends the training.
         changes: options by their names, such as `updates=300`.
@@ -240,7 +240,7 @@ def learn(
     Raises:
         InputError: the video, a mask or the parent network cannot be read, a mask does not fit its
             frame or shows nothing to learn, or the options do not fit.
-        FloatingPointError: the loss is not finite, see `training.train`.
+        FloatingPointError: the loss is not finite, see `loop.train`.
     """
     chosen = with_changes(LearnOptions, options, changes)
     given = annotated.read_annotations(_open(video), masks, chosen.object)

@@ -34,18 +34,17 @@ def learn(
         network: a network of `model.build_foreground`, a parent as a rule.
         frames: uint8 RGB [count, height, width, 3].
         masks: uint8 [count, height, width], 0 background, 1 object, 255 void.
-        stage: a `recipes.Stage`. Where its `height` is None, frames in the views are as high as the
-            network's `working_height`, or as they are.
+        stage: a `recipes.Stage`. Without a `height` the views have the network's `working_height`.
         budget: seconds after which training ends, whatever its updates; None for no such limit.
         seed: of order and augmentation.
         stop: asked after each update; training ends there once it says True.
         on_update: called with (updates done, loss) after each update.
 
     Returns:
-        A `training.History`.
+        A `loop.History`.
 
     Raises:
-        FloatingPointError: the loss is not finite, see `training.train`.
+        FloatingPointError: the loss is not finite, see `loop.train`.
     """
     if not stage.updates:
         return loop.History(updates=0, seconds=0.0, losses=())
@@ -81,7 +80,7 @@ def learn(
 
 
 class _Plateau:
-    """Whether the loss on held-out views has stopped to fall; for `training.train`."""
+    """Whether the loss on held-out views has stopped to fall; for `loop.train`."""
 
     def __init__(self, network: keras.Model, batches: tf.data.Dataset) -> None:
         self._network, self._batches = network, list(batches)

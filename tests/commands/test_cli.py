@@ -20,7 +20,7 @@ import time
 import pytest
 from absl import flags
 
-from osvos_tf.commands import cli
+from osvos_tf.commands import cli, help, shared_flags
 from osvos_tf.errors import InputError
 from support.world import REPOSITORY, paint
 
@@ -170,8 +170,8 @@ def home(tmp_path, monkeypatch):
 )
 def test_home_folders(home, given, expected):
     values = flags.FlagValues()
-    cli.define_path("one", None, "One.", flag_values=values)
-    cli.define_paths("many", None, "Many.", flag_values=values)
+    shared_flags.define_path("one", None, "One.", flag_values=values)
+    shared_flags.define_paths("many", None, "Many.", flag_values=values)
     args = cli.parse(values, [f"--one={given}", f"--many={given}", "--many=plain"])
     assert args.one == expected.format(home=home)
     assert args.many == [args.one, "plain"]
@@ -181,7 +181,7 @@ def test_the_home_folder_of_another_user(home):
     pwd = pytest.importorskip("pwd")
     user = pwd.getpwuid(os.getuid())
     values = flags.FlagValues()
-    cli.define_path("out", None, "Out.", flag_values=values)
+    shared_flags.define_path("out", None, "Out.", flag_values=values)
     assert cli.parse(values, [f"--out=~{user.pw_name}/x"]).out == f"{user.pw_dir}/x"
     with pytest.raises(flags.Error, match=r"~nobody-of-that-name is nobody's home.* \./~nobody"):
         cli.parse(values, ["--out=~nobody-of-that-name/x"])
@@ -191,7 +191,7 @@ def test_the_home_folder_of_another_user(home):
 
 def test_no_path_at_all():
     values = flags.FlagValues()
-    cli.define_path("out", None, "Out.", flag_values=values)
+    shared_flags.define_path("out", None, "Out.", flag_values=values)
     with pytest.raises(flags.Error, match="--out=: wanted a path"):
         cli.parse(values, ["--out="])
 
@@ -547,12 +547,12 @@ def test_groups_of_flags():
     values = flags.FlagValues()
     for name in ("a", "b", "c"):
         flags.DEFINE_integer(name, None, name.upper(), flag_values=values)
-    text = cli._describe(values, (("First", ("c",)), ("Second", ("a",))))
+    text = help.describe(values, (("First", ("c",)), ("Second", ("a",))))
     assert text == "Flags:\n\nFirst\n  --c: C\n\nSecond\n  --a: A\n\nOthers\n  --b: B"
-    assert cli._describe(values, ()) == "Flags:\n  --a: A\n  --b: B\n  --c: C"
+    assert help.describe(values, ()) == "Flags:\n  --a: A\n  --b: B\n  --c: C"
     for wrong in ((("First", ("d",)),), (("First", ("a",)), ("Second", ("a",)))):
         with pytest.raises(KeyError):
-            cli._describe(values, wrong)
+            help.describe(values, wrong)
 
 
 def test_missing_flags_are_all_named():

@@ -10,6 +10,7 @@ import sys
 import pytest
 import tensorflow as tf
 
+from osvos_tf import runtime
 from osvos_tf.commands import cli, davis_to_tfrecord
 from osvos_tf.data import tfrecord
 from osvos_tf.errors import InputError
@@ -20,7 +21,7 @@ from support.world import REPOSITORY
 @pytest.fixture
 def convert(monkeypatch):
     """A function of flags that runs the command in this process, where TensorFlow is at work."""
-    monkeypatch.setattr(cli, "import_tensorflow", lambda: tf)
+    monkeypatch.setattr(runtime, "import_tensorflow", lambda: tf)
 
     def convert(*flags):
         davis_to_tfrecord.main(cli.parse(copy.deepcopy(davis_to_tfrecord.FLAGS), flags))

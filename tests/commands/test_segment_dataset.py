@@ -14,7 +14,7 @@ import time
 import numpy as np
 import pytest
 
-from osvos_tf.commands import cli, evaluate, segment, segment_dataset
+from osvos_tf.commands import cli, evaluate, segment, segment_dataset, shared_flags
 from osvos_tf.data import davis
 from osvos_tf.errors import InputError
 from osvos_tf.jobs import dispatch, engines, video_job, worker, worklist
@@ -162,7 +162,7 @@ def test_flags_reach_segment(arguments):
 def test_every_option_has_a_flag():
     for kind in (options.LearnOptions, options.SegmentOptions):
         args = cli.parse(segment.FLAGS, ["--frames=f", "--mask=m.png", "--out=o"])
-        assert cli.read_options(kind, args) == kind()
+        assert shared_flags.read_options(kind, args) == kind()
 
 
 @pytest.mark.parametrize(

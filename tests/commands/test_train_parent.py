@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 
+from osvos_tf import runtime
 from osvos_tf.commands import cli, train_parent
 from osvos_tf.errors import InputError
 from osvos_tf.network import model
@@ -165,7 +166,7 @@ def test_training_starts_from_vgg16_in_a_file(fake_records, tmp_path):
 @pytest.fixture
 def train(monkeypatch):
     """A function of flags that runs the command in this process, where TensorFlow is at work."""
-    monkeypatch.setattr(cli, "import_tensorflow", lambda: None)
+    monkeypatch.setattr(runtime, "import_tensorflow", lambda: None)
 
     def train(**flags):
         train_parent.main(cli.parse(train_parent.FLAGS, to_flags(flags)))

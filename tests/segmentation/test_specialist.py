@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import osvos_tf
-from osvos_tf.commands import cli, segment
+from osvos_tf.commands import cli, segment, shared_flags
 from osvos_tf.data import davis
 from osvos_tf.errors import InputError
 from osvos_tf.evaluation import metrics
@@ -510,7 +510,7 @@ def test_the_recipe_suits_the_parent(tmp_path):
 
 def test_flags_and_options_have_the_same_names_and_defaults():
     args = cli.parse(segment.FLAGS, ["--frames=x", "--mask=m", "--out=o"])
-    assert cli.read_options(LearnOptions, args) == LearnOptions()
-    assert cli.read_options(SegmentOptions, args) == SegmentOptions()
+    assert shared_flags.read_options(LearnOptions, args) == LearnOptions()
+    assert shared_flags.read_options(SegmentOptions, args) == SegmentOptions()
     assert json.loads(json.dumps(dataclasses.asdict(LearnOptions())))["parent"] == "full"
     assert all(path.is_file() for path in PARENTS.values())
