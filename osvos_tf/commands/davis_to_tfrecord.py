@@ -17,7 +17,6 @@ from absl import flags
 from osvos_tf import results, runtime
 from osvos_tf.commands import cli, progress_bar, shared_flags
 from osvos_tf.data import davis
-from osvos_tf.data.tfrecord_writer import write_records
 from osvos_tf.errors import InputError
 
 FLAGS = flags.FlagValues()
@@ -67,7 +66,7 @@ _SHARDS = 8  # about 20 MB each for DAVIS's training split
 
 
 def main(args: flags.FlagValues) -> None:
-    """Flags -> sequences -> `tfrecord.write_records`."""
+    """Flags -> sequences -> `tfrecord_writer.write_records`."""
     shared_flags.require_positive(args, "shards", "height")
     sequences = davis.read_split(
         args.davis, args.split, resolution=args.resolution, sequences=args.sequences or ()
@@ -85,6 +84,7 @@ def main(args: flags.FlagValues) -> None:
     }
     results.require_place(args.out, work, overwrite=args.overwrite, inputs=[args.davis])
     tf = runtime.import_tensorflow()
+    from osvos_tf.data.tfrecord_writer import write_records
 
     if not args.overwrite and _is_whole(args.out, work):
         print(f"{args.out} holds these records already, whole. --overwrite converts again.")

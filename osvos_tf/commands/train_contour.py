@@ -16,7 +16,6 @@ from absl import flags
 
 from osvos_tf.commands import cli, progress_bar, shared_flags, training_command, training_flags
 from osvos_tf.data import davis
-from osvos_tf.data.tfrecord_writer import write_records
 from osvos_tf.errors import InputError
 from osvos_tf.training import recipes
 
@@ -52,10 +51,11 @@ _SHARDS = 4
 
 
 def main(args: flags.FlagValues) -> None:
-    """Flags -> annotated images -> `offline.train`."""
+    """Flags -> annotated images -> `training_command.train`."""
     sequence, read_contours = _source(args)
 
     def make_records(folder: pathlib.Path) -> None:
+        from osvos_tf.data.tfrecord_writer import write_records
 
         count = len(sequence.frames)
         with progress_bar.Progress("Converting", total=count, unit="image") as progress:

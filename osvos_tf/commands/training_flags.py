@@ -46,8 +46,8 @@ def define_flags(flag_values: flags.FlagValues, task: Task) -> None:
         "recipe",
         "paper",
         sorted(task.recipes),
-        "paper: the authors' 50,000 updates from ImageNet weights. imagenet: from the same weights, "
-        "in an hour on two cores. scratch: from random weights.",
+        "paper: the authors' 50,000 updates from ImageNet weights. imagenet: from the same "
+        "weights, in an hour on two cores. scratch: from random weights.",
         flag_values=flag_values,
     )
     flags.DEFINE_integer(

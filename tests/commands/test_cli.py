@@ -34,11 +34,12 @@ TOY = """
 import os, signal, sys, time
 from absl import flags
 from osvos_tf.errors import InputError
-from osvos_tf.commands import cli
+from osvos_tf import runtime
+from osvos_tf.commands import cli, progress_bar, shared_flags
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("do", "", "Python.", flag_values=FLAGS)
 flags.DEFINE_integer("seed", 0, "Seed.", flag_values=FLAGS)
-cli.define_path("out", None, "Folder.", flag_values=FLAGS)
+shared_flags.define_path("out", None, "Folder.", flag_values=FLAGS)
 def main(args):
     exec(args.do, {**globals(), "args": args})
 cli.run(main, FLAGS, "Does something.")
@@ -124,7 +125,7 @@ def test_closed_streams(closed, tmp_path):
     """What is printed then must not go into the next file that is opened."""
     do = (
         "file = open(args.out, 'w'); print('out'); print('err', file=sys.stderr); "
-        "os.write(2, b'chatter'); cli.Progress('Working').advance(); file.write('all')"
+        "os.write(2, b'chatter'); progress_bar.Progress('Working').advance(); file.write('all')"
     )
     redirections = " ".join(f"{number}>&-" if number else "<&-" for number in closed)
     path = tmp_path / "file"
@@ -261,7 +262,7 @@ def test_a_signal_during_a_commands_own_imports(number, status, script, tmp_path
 def test_a_signal_while_tensorflow_is_imported(number, status, body, tmp_path):
     """Packages make ImportErrors of any exception, or do without what could not be imported."""
     env = slow_module(tmp_path / "slow", "tensorflow", body)
-    process = start(["-c", TOY, "--do=cli.import_tensorflow()"], env=env)
+    process = start(["-c", TOY, "--do=runtime.import_tensorflow()"], env=env)
     wait_for_line(process)
     process.send_signal(number)
     assert finish(process) == (status, "", "")
@@ -428,13 +429,19 @@ with cli.finishing() as stop:
 
 
 def test_seconds_in_a_log():
-    do = "p = cli.Progress('Learning', 15, 'second'); p.advance(to=12.7); p._print('loss 0.3')"
+    do = (
+        "p = progress_bar.Progress('Learning', 15, 'second'); "
+        "p.advance(to=12.7); p._print('loss 0.3')"
+    )
     status, _, err = toy(do)
     assert (status, err) == (0, "Learning: 12 of 15 seconds, loss 0.3\n")
 
 
 def test_many_updates_in_a_log():
-    do = "p = cli.Progress('Training', 4_000_000, 'update'); p.advance(to=1_234_567); p._print('')"
+    do = (
+        "p = progress_bar.Progress('Training', 4_000_000, 'update'); "
+        "p.advance(to=1_234_567); p._print('')"
+    )
     assert toy(do)[2] == "Training: 1234567 of 4000000 updates\n"
 
 
@@ -442,7 +449,7 @@ def test_seconds_on_a_terminal():
     reader, writer = pty.openpty()
     fcntl.ioctl(writer, termios.TIOCSWINSZ, struct.pack("4H", 24, 100, 0, 0))
     do = """
-with cli.Progress('Learning', 15, 'second') as progress:
+with progress_bar.Progress('Learning', 15, 'second') as progress:
     time.sleep(0.2)
     progress.advance(to=12.7, note='loss 0.3')
 """
