@@ -163,7 +163,7 @@ ONE_SHOT_PAPER = dataclasses.replace(_AUTHORS, name="one_shot", updates=500)
 
 # Parent training when there are no ImageNet weights: He initialisation, a loss whose scale does
 # not depend on the frame, Adam, stronger augmentation. Our own; numbers by measurement on
-# DAVIS-2016 train, see WORKSPACE.md.
+# DAVIS-2016 train, see docs/measurements.md.
 _SCRATCH = Stage(
     name="parent",
     updates=3_500,
