@@ -7,7 +7,7 @@ Does the job of `segment` in many variants (`VARIANTS`) on every sequence, and s
 the benchmark does: first and last frame left out, mean over frames, then over sequences. Seconds
 are those of `run.json`, training and all frames. `plain` is the paper's way: 500 float32 updates of
 whole frames, all outputs trained. Results in `--out` are kept and not made again, so that a long
-measurement can be broken off; give another folder, or remove it, to measure anew.
+measurement can be broken off; give another folder, or remove it, to measure again.
 """
 
 import pathlib

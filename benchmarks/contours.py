@@ -70,7 +70,7 @@ def score(detector, frames, pool):
     Args:
         detector: uint8 BGR [height, width, 3] -> lines' strength, float32 [height, width].
         frames: images and ground truth, see `bsds.read_split`.
-        pool: the executor that counts while the detector goes on.
+        pool: the executor that counts while the detector continues.
     """
     counts = [
         pool.submit(count, detector(cv2.imread(str(frame.image))), frame.mask) for frame in frames
@@ -79,7 +79,7 @@ def score(detector, frames, pool):
 
 
 def count(strength, path):
-    """Counts matched pixels of one image; runs in a process of its own."""
+    """Counts matched pixels of one image; runs in a separate process."""
     return contour_metrics.image_counts(strength, bsds.read_boundaries(path))
 
 

@@ -1,6 +1,6 @@
 """How many floating-point operations the network takes: exact counts from the model's tables.
 
-Counted is the matrix work, which sets the least time that a pass can take: a multiplication and an
+Counts the matrix work, which sets the least time that a pass can take: a multiplication and an
 addition for each weight of a convolution at each pixel of its map, the zeros beyond the border
 among them, as libraries compute them. Activations, pooling, upsampling and the loss are a few
 operations a value and left out.

@@ -3,7 +3,7 @@
     python -m benchmarks.scaling                  # about ten minutes on two quiet cores
     python -m benchmarks.scaling --tables=frames --counts=10,2000 --json=rows.json
 
-Each case is the real job of `segment` in a process of its own, on invented JPEGs, with a parent
+Each case is the real job of `segment` in a separate process, on invented JPEGs, with a parent
 network of random weights: what it costs does not depend on what it knows. Seconds are those of a
 frame, or of an update of the one-shot stage, what it takes to set up the network's graph included.
 The bound is the arithmetic alone, at the rate of a matrix product just before. Peak memory is the
@@ -94,7 +94,7 @@ def measure(
     batch_size: int | None = None,
     updates: int = 0,
 ) -> dict[str, Any]:
-    """Does the job of `segment` on invented frames in a process of its own; returns the row.
+    """Does the job of `segment` on invented frames in a separate process; returns the row.
 
     Args:
         folder: an empty one, for all files.

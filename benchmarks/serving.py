@@ -4,7 +4,7 @@
     python -m benchmarks.serving --json=rows.json
 
 A request is one frame of 480 x 854: as pixels by gRPC, or as a JPEG by REST, answered by a PNG. The
-server is a process of its own. Each client sends ready-made bytes, and the next ones when it has
+server is a separate process. Each client sends ready-made bytes, and the next ones when it has
 the reply. Direct calls and clients take turns, and a ratio compares what was measured in one turn.
 The bound of a served frame is the frame called directly. `cpu_seconds` is what the process that
 runs the network spent on a frame: where others use the machine too, it tells more than the clock.

@@ -2,7 +2,7 @@
 
     python -m benchmarks.startup                  # about a minute
 
-Each is a process of its own, with files in the system's cache. The bound is a Python that does
+Each runs in a separate process, with files in the system's cache. The bound is a Python that does
 nothing; wanted is less than a second.
 """
 

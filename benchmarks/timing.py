@@ -50,7 +50,7 @@ class Stopwatch:
         self.restart()
 
     def restart(self):
-        """Starts anew."""
+        """Starts again."""
         self._start = time.perf_counter(), _cpu_seconds()
 
     def read(self):

@@ -1,4 +1,4 @@
-"""Output files that are whole or absent, and folders that can really be written to."""
+"""Output files that are whole or absent, and folders that are known to be writable."""
 
 import json
 import os
@@ -24,7 +24,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
             temporary.write_text(page)
 
     The temporary file lies in the same folder, so that the final rename is atomic; its name
-    starts with a dot, so that readers of the folder pass it by, and ends in the whole of the final
+    starts with a dot, so that readers of the folder skip it, and ends in the whole of the final
     name, so that libraries which choose a format by suffix choose the right one.
 
     Args:
@@ -76,10 +76,10 @@ def read_json(path: str | os.PathLike, most: int | None = None) -> object:
 
     Args:
         path: the file.
-        most: bytes that it may have; None: `MAX_JSON_BYTES`.
+        most: the most bytes that it may have; None: `MAX_JSON_BYTES`.
 
     Raises:
-        ValueError: it is no JSON, or larger; OSError: it cannot be read.
+        ValueError: it is not JSON, or larger; OSError: it cannot be read.
     """
     path = Path(path)
     most = MAX_JSON_BYTES if most is None else most
@@ -100,7 +100,7 @@ def ensure_writable(folder: str | os.PathLike) -> Path:
         The folder as a `Path`.
 
     Raises:
-        InputError: the folder cannot be made, is no folder, or takes no files.
+        InputError: it cannot be made, is not a folder, or cannot be written to.
     """
     folder = Path(folder)
     try:
@@ -109,7 +109,7 @@ def ensure_writable(folder: str | os.PathLike) -> Path:
     except OSError as error:
         reason = error.strerror or str(error)
         raise InputError(
-            f"Wanted an output folder that can be written to, but '{folder}' is none: {reason}. "
+            f"Wanted an output folder that can be written to, but '{folder}' is not: {reason}. "
             "Name another folder, or change this one's permissions."
         ) from error
     return folder

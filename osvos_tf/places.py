@@ -15,13 +15,13 @@ from osvos_tf.errors import InputError
 
 try:
     import fcntl
-except ImportError:  # Windows: two runs into one folder are not told there
+except ImportError:  # Windows: two runs into one folder are not noticed there
     fcntl = None  # type: ignore[assignment]  # the module, or its absence
 
 
 @contextlib.contextmanager
 def lock(path: str | os.PathLike[str], what: str | os.PathLike[str]) -> Iterator[None]:
-    """Holds a lock file for this process; when the process ends, however, the lock is gone.
+    """Holds a lock file for this process; the lock goes when the process ends, however it ends.
 
     Args:
         path: the lock file; it is removed afterwards.
@@ -63,7 +63,7 @@ def _is_same(descriptor: int, path: str | os.PathLike[str]) -> bool:
 
 
 def exchange(a: pathlib.Path, b: pathlib.Path) -> bool:
-    """Lets two folders swap names in one step; False where the system cannot."""
+    """Swaps the names of two folders in one step; returns False where the system cannot."""
     library: Any = ctypes.CDLL(None, use_errno=True) if os.name == "posix" else None
     names = os.fsencode(a), os.fsencode(b)
     here, swap = -100, 2  # AT_FDCWD of Linux; RENAME_EXCHANGE there, RENAME_SWAP on macOS
@@ -75,7 +75,7 @@ def exchange(a: pathlib.Path, b: pathlib.Path) -> bool:
 
 
 def link(path: pathlib.Path, target: pathlib.Path) -> None:
-    """Gives a file, or all files of a folder, a second name; copies where that cannot be."""
+    """Gives a file, or all files of a folder, a second name; copies where links are impossible."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if path.is_dir() and not path.is_symlink():
         shutil.copytree(path, target, symlinks=True, copy_function=_link_file)

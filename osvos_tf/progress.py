@@ -1,16 +1,16 @@
-"""What long work says of itself: a callback is called with a `Progress`."""
+"""Progress of long work, as callbacks receive it."""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 
 class Progress(NamedTuple):
-    """How far a call has come, as `on_progress` is told.
+    """How far a call has come.
 
     Attributes:
         what: "learn" or "segment".
-        done: updates or frames that are done.
-        total: of how many; None where that is not known.
+        done: updates or frames done.
+        total: how many there are; None if unknown.
         seconds: since the work began.
         loss: of the last update; None while segmenting.
     """

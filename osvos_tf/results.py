@@ -6,7 +6,7 @@
 
 A finished folder takes its place by one rename, and what stood there goes only then. What this
 package did not make is never removed: a folder without a record is refused, and files that somebody
-laid into a folder of results stay in it.
+put into a folder of results stay in it.
 """
 
 import contextlib
@@ -54,7 +54,7 @@ class Draft:
         """Gives the folder its final name, with `record` in it as `RECORD`.
 
         Raises:
-            InputError: a file that somebody laid into the finished folder bears a name of ours.
+            InputError: a file that somebody put into the finished folder has a name that we need.
         """
         paths = {path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*")}
         contents = paths - {_STARTED} | {RECORD}
@@ -139,7 +139,7 @@ def require_place(
         inputs: files and folders that the user named, which must not be replaced.
 
     Raises:
-        InputError: it holds something and no record of ours; or finished results of other work,
+        InputError: it holds something that is not ours; or finished results of other work,
             without `overwrite`; or one of the inputs; or a rename cannot take its place.
     """
     out = pathlib.Path(os.path.realpath(os.path.expanduser(out)))
@@ -171,19 +171,19 @@ def require_place(
 
 
 def is_finished(out: str | os.PathLike[str], work: Mapping[str, Any]) -> bool:
-    """Tells whether a folder holds the finished results of this very work."""
+    """Returns whether a folder holds the finished results of exactly this work."""
     record = read_record(out)
     return record is not None and record[WORK] == work
 
 
 def find_missing(out: str | os.PathLike[str]) -> list[str]:
-    """Returns what is gone of a folder's finished results, as paths in it."""
+    """Returns which of a folder's finished results are gone, as paths in it."""
     contents = (read_record(out) or {_CONTENTS: []})[_CONTENTS]
     return [name for name in contents if not os.path.lexists(os.path.join(out, str(name)))]
 
 
 def read_record(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """Returns the content of a folder's `RECORD`; None where there is none of ours to be read."""
+    """Returns the content of a folder's `RECORD`; None if there is no readable one of ours."""
     try:
         record: Any = files.read_json(pathlib.Path(folder) / RECORD, _MAX_RECORD_BYTES)
     except (OSError, ValueError):
@@ -196,7 +196,7 @@ def read_record(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
 
 
 def describe_difference(record: Mapping[str, Any], work: Mapping[str, Any]) -> str:
-    """Names what a record's results were made from and `work` is not, in a few words."""
+    """Says in a few words how a record's work differs from `work`."""
     return f"another {', '.join(sorted(set(_differences(record[WORK], work))))}"
 
 
@@ -306,7 +306,7 @@ def _old(out: pathlib.Path) -> pathlib.Path:
 
 
 def _started(folder: pathlib.Path) -> Any:
-    """Returns the work that an unfinished folder was begun for, None if there is none."""
+    """Returns the work that an unfinished folder was begun for, or None."""
     try:
         return files.read_json(folder / _STARTED)
     except (OSError, ValueError):
@@ -314,7 +314,7 @@ def _started(folder: pathlib.Path) -> Any:
 
 
 def _require_movable(out: pathlib.Path) -> pathlib.Path:
-    """Returns the folder, once it has proved one that a rename can replace.
+    """Returns the folder after checking that a rename can replace it.
 
     Raises:
         InputError: it is where a file system is mounted, or the folder that we are in.

@@ -1,4 +1,4 @@
-"""How TensorFlow is loaded: quietly, and as what Keras runs on.
+"""How TensorFlow is loaded: quietly, and as Keras's backend.
 
 Modules that import Keras import this one before it: from then on Keras runs on TensorFlow,
 whatever `KERAS_BACKEND` or its `keras.json` say.
@@ -27,25 +27,25 @@ if "keras" not in sys.modules:
 
 
 def require_backend() -> None:
-    """Raises InputError where Keras was loaded before this module, and runs on something else."""
+    """Raises InputError if Keras was loaded before this module with another backend."""
     keras = sys.modules.get("keras")
     backend = keras.backend.backend() if keras else "tensorflow"
     if backend != "tensorflow":
         raise InputError(
             f"osvos_tf needs Keras on TensorFlow, but Keras is loaded already and runs on "
             f"{backend}. Set KERAS_BACKEND=tensorflow, or import osvos_tf.runtime before Keras, "
-            f"and start Python anew."
+            f"and restart Python."
         )
 
 
 def import_tensorflow() -> ModuleType:
     """Imports TensorFlow without its C++ side's chatter on standard error, and returns it.
 
-    Called once what the user gave is known to be good: a mistake in it should not wait for this.
+    Commands call this once the user's input has been checked: a mistake should not wait for it.
 
     Raises:
         InputError: see `require_backend`.
-        ImportError: TensorFlow cannot be loaded; what it said is on standard error then.
+        ImportError: TensorFlow cannot be loaded; standard error then shows what it said.
     """
     require_backend()
     # Read by TensorFlow as it is loaded.

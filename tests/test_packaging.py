@@ -16,7 +16,7 @@ SECONDS = 120
 BUILD = (
     "import sys; from setuptools import build_meta; print(getattr(build_meta, {!r})(sys.argv[1]))"
 )
-# A console script as pip writes it: Python looks beside the script first, not in the current folder.
+# A console script as pip writes it: Python looks beside it first, not in the current folder.
 SCRIPT = "import sys\nfrom osvos_tf.commands.{} import run\nsys.exit(run())\n"
 
 
@@ -111,7 +111,7 @@ def test_installed_commands_run_anywhere(installed, crowded, tmp_path_factory):
 
 
 def test_installed_workers_run_anywhere(installed, crowded):
-    """As `engines` starts them: they answer that they are ready, and do not load what lies there."""
+    """As `engines` starts them: they say that they are ready, and load nothing that lies there."""
     said = "from osvos_tf.jobs import worker; print(worker.PROGRAM)"
     program = run(["-c", said], installed)
     settings = json.dumps({"threads": 1, "cores": None})

@@ -5,13 +5,13 @@
 
 leaves `OUT/<sequence>/` as `segment` leaves it, which is where `evaluate --results=OUT` looks, and
 a line of JSON a sequence in `OUT/results.jsonl`. A sequence's folder is whole or not there: a
-run that was stopped goes on where it was when the same command is given again. What is whole,
+run that was stopped resumes when the same command is given again. What is whole,
 made with the same flags and the same networks and masks, is left as it is.
 
 Folders that this command did not make, and results of other flags or inputs (without --overwrite)
 are named and left alone, before any work.
 
-A sequence that fails is tried once more at the end, then reported, while the others go on; the
+A sequence that fails is tried once more at the end, then reported, while the others continue; the
 exit status is then 3. Several machines share the work by `--shard=0/3`, `1/3` and `2/3` over one
 output folder, or by `--ray`.
 
@@ -183,7 +183,7 @@ def _select(
 
 
 def _require_networks(args: flags.FlagValues) -> None:
-    """Raises InputError where a model file is missing: that would fail each sequence alike."""
+    """Raises InputError where a model file is missing: every sequence would fail for it."""
     for name in _SHARED:
         value = args[name].value
         if isinstance(value, str) and value.endswith(".keras") and not os.path.isfile(value):
@@ -320,7 +320,7 @@ def _result(outcome: dispatch.Outcome) -> dict[str, Any]:
 
 
 def _stop_if_all_fail(rows: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raises InputError if the first two sequences failed alike: the flags are to blame."""
+    """Raises InputError if the first two sequences fail in the same way, by their flags."""
     errors = {row.get("error") for row in rows.values()}
     if len(rows) == 2 and len(errors) == 1 and all(row.get("mistake") for row in rows.values()):
         raise InputError(f"{errors.pop()} (Both of the first two sequences failed with this.)")

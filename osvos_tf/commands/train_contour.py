@@ -4,7 +4,7 @@ r"""Trains the contour network: where in any picture one thing ends and another 
         --recipe=scratch --weights=random --width_multiplier=0.5
 
 leaves `contour.keras`, `records/`, `checkpoints/` and TensorBoard `summaries/` in the work folder.
-A run that was stopped goes on from its last checkpoint when the same command is given again.
+A run that was stopped resumes from its last checkpoint when the same command is given again.
 `segment --snap=contour --contour=contour.keras` uses it.
 """
 

@@ -4,7 +4,7 @@ r"""Trains the parent network: what an object is, before any video is known.
         --recipe=scratch --weights=random --width_multiplier=0.5
 
 leaves `parent.keras`, `checkpoints/` and TensorBoard `summaries/` in the work folder. A run that
-was stopped goes on from its last checkpoint when the same command is given again.
+was stopped resumes from its last checkpoint when the same command is given again.
 """
 
 from absl import flags

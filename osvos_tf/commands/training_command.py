@@ -1,7 +1,7 @@
 """What `train_parent` and `train_contour` share: their flags, and flags to a trained network.
 
 Either leaves its model, `checkpoints/`, TensorBoard `summaries/` and `flags.json` in the work
-folder. A run that was stopped goes on from its last checkpoint when the same command is given
+folder. A run that was stopped resumes from its last checkpoint when the same command is given
 again. What is in the folder and was not made by that command is never replaced, and while one run
 writes to it, no other one does.
 """
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 from osvos_tf.commands import training_folder
 from osvos_tf.commands.training_flags import Task, check
 
-# In the environment: how often in a row this process was started anew without making an update.
+# In the environment: how often in a row this process was restarted without making an update.
 _RESTARTS = "OSVOS_RESTARTS"
 _MOST_RESTARTS = 5
 
@@ -52,7 +52,7 @@ def train(
             None where `--records` names them.
 
     Raises:
-        InputError: flags that do not go together, or with which the work folder's run cannot go on.
+        InputError: flags that do not go together, or do not fit the work folder's run.
     """
     check(args)
     workdir = ensure_writable(args.workdir)
@@ -71,7 +71,7 @@ def train(
             if updates is None:
                 print(
                     f"{workdir / task.file} is there already; its checkpoints are gone. To train "
-                    "anew, name another --workdir."
+                    "again, name another --workdir."
                 )
                 return
             if updates < stages[-1].last_update:
@@ -157,7 +157,7 @@ def _train_stages(
             batch_size=batch_size,
             height=stage.height,
             width=stage.height if task.square else None,
-            seed=args.seed + stage.first_update,  # every stage has views of its own
+            seed=args.seed + stage.first_update,  # every stage has its own views
             part=distribution.worker(strategy),
         )
         with (
@@ -206,7 +206,7 @@ def _check_share(stages: Sequence[recipes.Stage], strategy: Any) -> None:
 
 @contextlib.contextmanager
 def _rejoining() -> Iterator[None]:
-    """Starts this process anew once another worker is gone, to go on from the last checkpoint."""
+    """Restarts this process once another worker is gone, to resume from the last checkpoint."""
     from osvos_tf.training import distribution
 
     try:
@@ -216,10 +216,10 @@ def _rejoining() -> Iterator[None]:
         if restarts > _MOST_RESTARTS:
             raise InputError(
                 f"Another worker was lost {restarts} times in a row without an update: "
-                f"{error.message}. Once all run, the same commands go on from the last checkpoint."
+                f"{error.message}. Once all run, the same commands resume from the last checkpoint."
             ) from error
         print(
-            "Another worker is gone. Waiting for it; training then goes on from the last "
+            "Another worker is gone. Waiting for it; training then resumes from the last "
             "checkpoint.",
             file=sys.stderr,
             flush=True,

@@ -69,7 +69,7 @@ def earlier_precision(workdir: pathlib.Path, args: flags.FlagValues, task: Task)
     """Returns the precision of the run that the folder holds, None for a fresh start.
 
     Raises:
-        InputError: that run had other flags; it can only go on with the same ones.
+        InputError: that run had other flags; it can only resume with the same ones.
     """
     path = workdir / SETTINGS
     if not path.exists():
@@ -79,7 +79,7 @@ def earlier_precision(workdir: pathlib.Path, args: flags.FlagValues, task: Task)
         precision = before["precision"]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(
-            f"{path} is damaged or none of ours ({error!r}), so no run can go on in {workdir}. "
+            f"{path} is damaged or not ours ({error!r}), so no run can resume in {workdir}. "
             "Name another --workdir."
         ) from error
     if updates(workdir) is None and not any((workdir / name).exists() for name in _MODELS):
@@ -91,6 +91,6 @@ def earlier_precision(workdir: pathlib.Path, args: flags.FlagValues, task: Task)
     if changed:
         raise InputError(
             f"{workdir} holds a run with other flags: {', '.join(changed)}. Give the same flags to "
-            "go on with it, or another --workdir to start anew."
+            "resume it, or another --workdir to start again."
         )
     return precision

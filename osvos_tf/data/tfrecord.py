@@ -82,7 +82,7 @@ def _check_counts(manifest: dict[str, Any]) -> None:
     shards, counts = manifest["shards"], manifest["sequences"].values()
     frames = [shard["frames"] for shard in shards]
     if not all(type(count) is int and count >= 0 for count in (*frames, *counts)):
-        raise ValueError("a number of frames is none")
+        raise ValueError("a number of frames is not a number")
     if sum(frames) != sum(counts):
         raise ValueError(f"{sum(frames)} frames in the shards, {sum(counts)} in the sequences")
 
@@ -127,7 +127,7 @@ def load_records(
 ) -> tuple[list[bytes], list[Lost]]:
     """Reads all serialised examples into memory and checks every one of them.
 
-    Shards are held against the manifest's checksums. In one that differs, each record is held
+    Shards are checked against the manifest's checksums. In one that differs, each record is checked
     against its own, so that the damaged frame can be named. Pictures are of the size that the
     record says, and none is larger than `video.MAX_PIXELS`.
 

@@ -135,7 +135,7 @@ def _serialise(
         size = (height, width)
     if mask_path:
         mask = _encode_mask(values)
-    # Without being told so, protobuf orders the features by chance.
+    # By default protobuf orders the features at random.
     return _example(sequence, name, size, image, mask).SerializeToString(deterministic=True)
 
 

@@ -69,7 +69,7 @@ def run(
             None as soon as `is_wanted()` says that there is no more work for it. May raise.
         slots: how many workers there are at a time, each with its number, 0 <= slot < slots.
         attempts: how often a job is tried in all.
-        jobs_per_worker: after so many a worker is replaced by a fresh one; None: never.
+        jobs_per_worker: a worker is replaced by a fresh one after this many; None: never.
         on_retry: called with (job, reply) when a job is put back; from a worker's thread.
     """
     pool = _Pool(jobs, start, slots, attempts, jobs_per_worker, on_retry)
@@ -155,14 +155,14 @@ class _Pool:
             return self._waiting.popleft() if self._is_wanted() else None
 
     def _attempt(self, worker: Worker, job: Any, attempt: int) -> bool:
-        """Returns whether the worker can go on."""
+        """Returns whether the worker can continue."""
         started = time.monotonic()
         lost = False
         try:
             reply = worker.run(job)
         except WorkerLost as error:
             reply, lost = {"error": str(error)}, True
-        except Exception as error:  # whatever an engine raises, the others must go on
+        except Exception as error:  # whatever an engine raises, the others must continue
             reply, lost = {"error": f"{type(error).__name__}: {error}"}, True
         with self._changed:
             if self._stopping:

@@ -90,7 +90,7 @@ def _become_worker() -> None:
 
 
 def score_sequence(task: Task) -> report.SequenceResult:
-    """Scores one sequence of one method; may run in a process of its own."""
+    """Scores one sequence of one method; may run in a separate process."""
     frames = task.sequence.frames
     truth = np.stack([read_mask(annotation(frame), picked_by=None) for frame in frames])
     void = truth == VOID

@@ -1,6 +1,6 @@
 """What a worker of `segment_dataset` does: sequences, one after another, TensorFlow loaded once.
 
-A process of its own on this machine (started by `engines.Processes`) or the inside of a Ray actor
+A separate process on this machine (started by `engines.Processes`) or the inside of a Ray actor
 (`engines.RayActors`).
 """
 
@@ -113,7 +113,7 @@ def main() -> None:
 
 
 def _receive(jobs: "queue.SimpleQueue[Any]") -> None:
-    """Takes jobs in; ends the process, whatever it is at, when whoever gave them is gone."""
+    """Takes jobs in; ends the process, whatever it is doing, when the sender is gone."""
     for line in sys.stdin.buffer:
         jobs.put(json.loads(line))
     os._exit(0)

@@ -170,7 +170,7 @@ def append_result(path: pathlib.Path, result: Mapping[str, Any]) -> None:
 
 
 def read_results(path: pathlib.Path) -> dict[str, dict[str, Any]]:
-    """Returns sequence -> its last result; lines that were cut off are passed by."""
+    """Returns sequence -> its last result; lines that were cut off are skipped."""
     results = {}
     with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
         for line in file:

@@ -104,7 +104,7 @@ class Frames(ABC):
         video has one header, which `open_frames` has read already.
 
         Raises:
-            InputError: a frame is no image, or has another size than the first; it is named.
+            InputError: names a frame that is not an image, or has another size than the first.
         """
 
     def first(self) -> tuple[str, np.ndarray]:
@@ -115,7 +115,7 @@ class Frames(ABC):
 def open_frames(path: str | os.PathLike) -> Frames:
     """Opens a folder of images, in natural file-name order, or a video file.
 
-    Hidden files are passed by. 16-bit, grey, palette and transparent images all come out as uint8
+    Hidden files are skipped. 16-bit, grey, palette and transparent images all come out as uint8
     RGB: the high byte of 16-bit values counts, transparency is dropped.
 
     Raises:
@@ -149,7 +149,7 @@ def open_video(source: "str | os.PathLike[str] | np.ndarray | Frames") -> Frames
             [frames, height, width, 3], named '00000', '00001', ...; or what this function returned.
 
     Raises:
-        InputError: it cannot be opened, or is no such array.
+        InputError: it cannot be opened, or is not such an array.
     """
     if isinstance(source, Frames):
         return source
@@ -339,7 +339,7 @@ def _natural_key(name: str) -> tuple:
 
 
 def _number_in(name: str) -> int | None:
-    """Returns the last number in a frame's name, None where there is none."""
+    """Returns the last number in a frame's name, or None."""
     found = re.findall(r"[0-9]+", name)
     return int(found[-1]) if found else None
 

@@ -55,7 +55,7 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def is_turned(image: Image.Image) -> bool:
-    """Tells whether an image must be turned or mirrored to stand upright.
+    """Returns whether an image must be turned or mirrored to stand upright.
 
     Only JPEG's EXIF counts: that is what cameras and phones write, and TIFF is turned by Pillow.
     """
@@ -67,13 +67,13 @@ def is_turned(image: Image.Image) -> bool:
 
 @contextmanager
 def open_image(source: str | os.PathLike | BinaryIO) -> Iterator[Image.Image]:
-    """Opens an image with Pillow and reads its header; what is no picture or too large is refused.
+    """Opens an image with Pillow and reads its header; rejects what is too large or not a picture.
 
     Args:
         source: path, or a file opened in binary mode.
 
     Raises:
-        ValueError: more than `MAX_PIXELS`; and whatever Pillow raises, which is much.
+        ValueError: more than `MAX_PIXELS`; or one of Pillow's many exceptions.
     """
     try:
         image = Image.open(source, formats=_FORMATS)
@@ -85,7 +85,7 @@ def open_image(source: str | os.PathLike | BinaryIO) -> Iterator[Image.Image]:
 
 
 def require_pixels(width: int, height: int) -> None:
-    """Raises ValueError where a picture of that size is larger than `MAX_PIXELS`."""
+    """Raises ValueError if a picture of that size has more than `MAX_PIXELS`."""
     if width * height > MAX_PIXELS:
         raise ValueError(
             f"it is {describe_size((height, width))}, more than the limit of {MAX_PIXELS} pixels"

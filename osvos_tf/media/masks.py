@@ -30,13 +30,13 @@ def read_mask(
         source: path of the PNG, image, or array.
         object_id: take only this object of a label map; a grey PNG may then hold ids as well.
             None takes every object of a palette PNG together.
-        picked_by: what a message calls `object_id`; None: the caller cannot pick.
+        picked_by: how a message should refer to `object_id`; None: the user cannot pick.
 
     Returns:
         uint8 [height, width]: 0 background, 1 object, 255 void. There may be no object in it.
 
     Raises:
-        InputError: the file cannot be read, is no such mask, or has no object `object_id`.
+        InputError: the file cannot be read, is not such a mask, or has no object `object_id`.
     """
     if isinstance(source, Image.Image):
         place = "the image"
@@ -171,7 +171,7 @@ def write_mask(path: str | os.PathLike, mask: np.ndarray) -> None:
 
 
 def write_probability(path: str | os.PathLike, probability: np.ndarray) -> None:
-    """Writes a probability map as 8-bit grey PNG, 255 for certain, whole or not at all.
+    """Writes a probability map as 8-bit grey PNG, 255 for probability 1, whole or not at all.
 
     Args:
         path: the file; its folder must exist.
@@ -196,7 +196,7 @@ def check_png(path: str | os.PathLike, size: tuple[int, int]) -> None:
         size: (height, width) that it must have.
 
     Raises:
-        InputError: there is no such file, it is truncated, no PNG or of another size.
+        InputError: the file is missing, truncated, not a PNG, or of another size.
     """
     path = Path(path)
     with reading(path), Image.open(path) as image:

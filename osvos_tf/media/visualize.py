@@ -1,7 +1,7 @@
-"""Pictures for people: masks over frames, differences to the truth, sheets of both.
+"""Pictures to look at: masks over frames, differences from the truth, sheets of both.
 
-All pictures are uint8 RGB [height, width, 3]; functions return new arrays. The colours are from the
-set of Okabe and Ito, which readers with any colour vision tell apart.
+All pictures are uint8 RGB [height, width, 3]; functions return new arrays. The colours are Okabe
+and Ito's, which readers with any colour vision can tell apart.
 """
 
 from collections.abc import Callable, Sequence
@@ -42,7 +42,7 @@ def overlay(
         uint8 RGB [height, width, 3].
 
     Raises:
-        ValueError: frame and mask do not fit together.
+        ValueError: frame and mask differ in size or have another type.
     """
     inside = _require_mask(mask, frame, "mask")
     picture = frame.copy()
@@ -75,7 +75,7 @@ def difference(frame: np.ndarray, mask: np.ndarray, truth: np.ndarray) -> np.nda
         uint8 RGB [height, width, 3].
 
     Raises:
-        ValueError: the three do not fit together.
+        ValueError: the three differ in size or have another type.
     """
     found = _require_mask(mask, frame, "mask")
     true = _require_mask(truth, frame, "truth")
@@ -92,7 +92,7 @@ def label(picture: np.ndarray, text: str) -> np.ndarray:
 
     Args:
         picture: uint8 RGB [height, width, 3].
-        text: one line; what is too long for the picture is cut off.
+        text: one line; cut off where it is too long for the picture.
 
     Returns:
         uint8 RGB [height, width, 3].
@@ -224,7 +224,7 @@ def _tint(
 
 
 def _grow(mask: np.ndarray, pixels: int, operation: Callable[..., np.ndarray]) -> np.ndarray:
-    """Erodes or dilates a bool mask by `pixels`, roundly."""
+    """Erodes or dilates a bool mask by a disk of `pixels`."""
     brush = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * pixels + 1, 2 * pixels + 1))
     return operation(mask.astype(np.uint8), brush).astype(bool)
 

@@ -44,7 +44,7 @@ def save_model(
             cost of the last bits. They are float32 again when the file is loaded.
 
     Raises:
-        InputError: it cannot be written; where there is no room, HDF5 says so in words of its own.
+        InputError: it cannot be written; HDF5 has its own words for a full disk.
     """
     try:
         with atomic_path(path) as temporary:

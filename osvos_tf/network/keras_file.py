@@ -1,8 +1,8 @@
-"""What a `.keras` file may hold, looked at before Keras is let near it.
+"""What a `.keras` file may hold, checked before Keras opens it.
 
 A `.keras` file is a zip archive: `config.json` says which classes to build, from which Python
 modules and with which arguments, and `model.weights.h5` brings the numbers. Keras builds what the
-first names, and that can be any code; so only what this package writes itself is let pass.
+first names, and that can be any code; so only what this package writes itself is allowed.
 """
 
 import io
@@ -46,7 +46,7 @@ _MOST_LAYERS, _MOST_OBJECTS = 100, 10_000
 def check(path: str | os.PathLike[str]) -> None:
     """Raises InputError unless the file has the form of a network of this package.
 
-    No class is built and no array is read. Refused are foreign classes and modules (so Lambda
+    No class is built and no array is read. Rejects foreign classes and modules (so Lambda
     layers and functions), members and arrays of more than the limits above, and weights that lie
     in other files.
 
@@ -80,7 +80,7 @@ def colour_scale(path: str | os.PathLike[str]) -> float | None:
             _check_config(config)
         layers = {layer["name"]: layer["config"] for layer in config["config"]["layers"]}
         return float(layers["preprocess"]["scale"])
-    except Exception:  # whoever loads the network says what is wrong with it
+    except Exception:  # loading the network says what is wrong with it
         return None
 
 

@@ -1,7 +1,7 @@
 """The OSVOS network as Keras functional graphs (paper, section 3; recipe numbers in `VGG_BLOCKS`).
 
 VGG16 without its classifier; a side branch after the last convolution of stages 2 to 5; every
-side gives a score of its own (`side2` ... `side5`) and 16 channels to the fused output (`fused`).
+side gives its own score (`side2` ... `side5`) and 16 channels to the fused output (`fused`).
 """
 
 from collections.abc import Callable
@@ -156,7 +156,7 @@ def build_two_stream(
 def any_size(predictor: keras.Model) -> Callable[[Any], Any]:
     """Returns a function that calls a predictor on frames of any number and size.
 
-    Keras's own `predict_on_batch` builds its graph anew for one size after the other, which takes
+    Keras's own `predict_on_batch` builds its graph again for each new size, which takes
     longer than a prediction; this one is built once.
 
     Args:
@@ -291,7 +291,7 @@ def _heads(
 
 
 class Seeds:
-    """Initialisers for one graph, each with a seed of its own, all following from one."""
+    """Initialisers for one graph, each with its own seed, all derived from one."""
 
     def __init__(self, seed: int | None) -> None:
         self._next = seed

@@ -200,7 +200,7 @@ def _models() -> Message:
 
 
 def _entry(name: str) -> Message:
-    """Returns the list of one model that has no settings of its own."""
+    """Returns the list of one model without settings."""
     models = _models()
     models.config.add(name=name, base_path=f"{MODELS_ROOT}/{name}", model_platform="tensorflow")
     return models

@@ -166,7 +166,7 @@ def with_changes(
         changes: name -> value.
 
     Raises:
-        TypeError: `options` is of another type, or a name is none of theirs.
+        TypeError: `options` is of another type, or an option does not exist.
         InputError: the values do not fit.
     """
     if options is not None and not isinstance(options, kind):

@@ -142,7 +142,7 @@ class Specialist:
         return dataclasses.replace(corrected, options=self.options)
 
     def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Writes the specialist to a folder of its own, whole or not at all.
+        """Writes the specialist to a folder, whole or not at all.
 
         Args:
             folder: for `osvos_tf.load`.

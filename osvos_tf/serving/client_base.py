@@ -194,8 +194,7 @@ class RemoteClient(Client):
         details = " ".join(refused.details.split())
         if refused.code == "NOT_FOUND":
             return InputError(
-                f"Wanted {self._where}, but there is none: {details}. Models are named as their "
-                "folders in saved_models/."
+                f"No {self._where}: {details}. Models are named as their folders in saved_models/."
             )
         if refused.code == "UNAVAILABLE":
             return ServingError(

@@ -39,7 +39,7 @@ _PREDICT_PATH = re.compile(_MODEL_PATH + ":predict")
 
 @contextlib.contextmanager
 def running(service: "Service", listening: socket.socket) -> Iterator[None]:
-    """Runs the REST interface: an event loop in a thread of its own."""
+    """Runs the REST interface: an event loop in its own thread."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="rest")
     thread.start()

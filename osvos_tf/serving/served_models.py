@@ -282,7 +282,7 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, pathlib.Path]:
     base_paths: dict[str, pathlib.Path] = {}
     for model in config.model_config_list.config:
         if not model.name or not model.base_path or model.name in base_paths:
-            raise InputError(f"{path}: each config needs a name of its own and a base_path.")
+            raise InputError(f"{path}: each config needs a unique name and a base_path.")
         if model.model_platform not in ("", "tensorflow"):
             raise InputError(
                 f"{path}: model_platform of {model.name!r} must be 'tensorflow'. "

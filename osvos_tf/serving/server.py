@@ -62,7 +62,7 @@ class Limits:
 
 
 class ModelServer:
-    """Serves models over gRPC and REST, in threads of its own, from entry to exit.
+    """Serves models over gRPC and REST, in its own threads, from entry to exit.
 
     Args:
         base_paths: {name: folder that holds a folder for each version}.

@@ -1,7 +1,7 @@
 """Devices and machines that train together: a `tf.distribute` strategy, and what they agree on.
 
-A *worker* is a process, most often a machine of its own; a *replica* is one device of it that holds
-a copy of the weights. The replicas share the views of each update and sum their gradients, so that
+A *worker* is a process, most often on a separate machine; a *replica* is one of its devices, with a
+copy of the weights. The replicas share the views of each update and sum their gradients, so that
 an update is what one device would have made of all its views.
 """
 
@@ -15,7 +15,7 @@ import tensorflow as tf
 from osvos_tf.errors import InputError
 
 STRATEGIES = ("auto", "one", "mirrored", "multi_worker")
-# What an operation raises once another worker is gone, or has started anew.
+# What an operation raises once another worker is gone, or has restarted.
 LOST_WORKER = (
     tf.errors.UnavailableError,
     tf.errors.AbortedError,

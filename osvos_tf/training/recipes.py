@@ -140,7 +140,7 @@ _AUTHORS = Stage(
 )
 
 # Parent training of the paper (Caffe version, src/parent/solvers): 50,000 updates of 10 images;
-# in each phase the rate drops to a tenth after 10,000 updates and starts anew.
+# in each phase the rate drops to a tenth after 10,000 updates and starts again.
 PARENT_PAPER = tuple(
     dataclasses.replace(
         _AUTHORS,

@@ -234,7 +234,7 @@ def test_a_flags_json_of_others_is_left_alone(train, flags, tmp_path, text):
     path = tmp_path / "run" / "flags.json"
     path.parent.mkdir()
     path.write_text(text)
-    with pytest.raises(InputError, match=r"flags\.json is damaged or none of ours"):
+    with pytest.raises(InputError, match=r"flags\.json is damaged or not ours"):
         train(**flags)
     assert path.read_text() == text
 

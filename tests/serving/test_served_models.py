@@ -239,7 +239,7 @@ def test_config(tmp_path):
         ("models { }", "cannot be read"),
         ("\xff", "cannot be read"),
         (CONFIG.format("", ""), "base_path"),
-        (CONFIG.format("a", '} config { name: "dog" base_path: "b"'), "name of its own"),
+        (CONFIG.format("a", '} config { name: "dog" base_path: "b"'), "unique name"),
         (CONFIG.format("a", 'model_platform: "torch"'), "'torch'"),
         (CONFIG.format("a", "model_version_policy { all {} }"), "latest"),
         (CONFIG.format("a", 'version_labels { key: "canary" value: 2 }'), "labels"),

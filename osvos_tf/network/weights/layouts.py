@@ -91,7 +91,7 @@ class Layout:
     kernel: str  # the name of a layer's kernel, to be filled in from the tables above
     bias: str
     axes: tuple[int, ...]
-    passed_over: str = r"(?!)"  # pattern of the names that are none of ours; by default none
+    passed_over: str = r"(?!)"  # pattern of names to skip; by default none
     # The first convolution, made for other colours -> made for ours.
     first: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]] | None = None
     crop: str = "aligned"  # with which the weights were trained
