@@ -14,12 +14,12 @@ AS_PYTHON = $$($(BIN)/python -c 'import sys; print("--python-version=3.12" * (sy
 demo: setup  ## learn objects of an invented world from one mask each; look at demo/
 	$(BIN)/python -m pipelines.demo --out=demo
 
-test: setup  ## all tests, then the linter and the type checker
+test: setup  ## all tests, then the linter, the type checker and the arrows between rooms
 	$(BIN)/python -m pytest $(BESIDE)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(AS_PYTHON)
-	$(BIN)/lint-imports --quiet
+	$(BIN)/lint-imports --no-logo --no-cache
 
 test-addons: $(ADDONS)/installed  ## all tests on TensorFlow 2.15, where tensorflow-addons still imports
 	$(ADDONS)/bin/python -m pytest $(BESIDE)

@@ -46,7 +46,7 @@ EXTRAS = {
         "pytest-xdist>=3.6,<4",  # test files side by side: many of them wait for processes
         "ruff>=0.8,<1",  # lint and format
         "mypy>=2,<3",  # type checks; a new major version finds other things
-        "import-linter>=2.9,<3",  # which room may import which
+        "import-linter>=2.15,<3",  # which room may import which
     ],
 }
 COMMANDS = [

@@ -21,11 +21,12 @@ from osvos_tf.errors import InputError
 from osvos_tf.media.masks import write_mask
 from osvos_tf.media.videos import write_video
 from osvos_tf.training import distribution
-from support import foreign, world
+from support import foreign
 from support.commands import SECONDS, Commands, in_background
 from support.readme import take_apart
+from support.world import REPOSITORY, WORLD, draw_bsds, paint
 
-SNIPPETS, SPANS = take_apart((world.REPOSITORY / "README.md").read_text(encoding="utf-8"))
+SNIPPETS, SPANS = take_apart((REPOSITORY / "README.md").read_text(encoding="utf-8"))
 FIRST = next(snippet for snippet in SNIPPETS if snippet.language == "python")
 PRINTED = [
     command for snippet in SNIPPETS if snippet.language == "sh" for command in snippet.commands()
@@ -33,7 +34,7 @@ PRINTED = [
 # What a shell starts -> the command's name.
 COMMANDS = {
     f".venv/bin/osvos-{path.stem.replace('_', '-')}": path.stem
-    for path in (world.REPOSITORY / "pipelines").glob("[!_]*.py")
+    for path in (REPOSITORY / "pipelines").glob("[!_]*.py")
 }
 
 # Text of snippets that is replaced: training takes half a minute, and a port may be taken.
@@ -252,7 +253,7 @@ def world(tmp_path_factory):
     prepare(folder)
     with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
         # The commands start in the folder, whatever else of their names lies there.
-        patch.setenv("PYTHONPATH", str(world.REPOSITORY))
+        patch.setenv("PYTHONPATH", str(REPOSITORY))
         commands = stack.enter_context(Commands(cwd=folder))
         yield World(folder, commands, stack.enter_context(in_background(folder)))
 
@@ -272,9 +273,9 @@ def prepare(folder):
     for name in ("corrected.png", "day1/cat corrected.png"):
         write_mask(folder / name, truth[CORRECTED])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(world.WORLD, "val", dict.fromkeys(SEQUENCES, ((16, 50), (2, -10))))
-        world.paint(folder / "DAVIS")
-    world.draw_bsds(folder / "BSDS500")
+        patch.setitem(WORLD, "val", dict.fromkeys(SEQUENCES, ((16, 50), (2, -10))))
+        paint(folder / "DAVIS")
+    draw_bsds(folder / "BSDS500")
     foreign.write_torch_legacy(
         folder / "parent_epoch-239.pth", foreign.torch_state(foreign.random_arrays())
     )

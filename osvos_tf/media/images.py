@@ -78,7 +78,7 @@ def open_image(source: str | os.PathLike | BinaryIO) -> Iterator[Image.Image]:
     try:
         image = Image.open(source, formats=_FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ValueError(f"it has more than {MAX_PIXELS} pixels, which is the limit") from error
+        raise ValueError(f"it has more than the limit of {MAX_PIXELS} pixels") from error
     with image:
         require_pixels(*image.size)
         yield image

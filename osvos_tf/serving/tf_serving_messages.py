@@ -266,7 +266,12 @@ def _array(name: str, value: Any, info: meta_graph_pb2.TensorInfo) -> np.ndarray
         raise invalid(f"Failed to process input {name}: {error}") from error
     if wrong:
         raise invalid(f"JSON Value of {name} is not of expected type: {dtype.name}")
-    if dtype.is_integer and array.size and not dtype.min <= array.min() <= array.max() <= dtype.max:
+    beyond = (
+        np.isfinite(array) & ((array < dtype.min) | (array > dtype.max))
+        if (dtype.is_integer or dtype.is_floating) and array.size
+        else np.False_
+    )
+    if beyond.any():
         raise invalid(f"JSON Value of {name} is outside {dtype.min} to {dtype.max}.")
     return array if dtype == tf.string else array.astype(dtype.as_numpy_dtype)
 

@@ -338,10 +338,10 @@ def test_a_frame_of_another_kind_is_refused(frame):
 
 def bilateral_by_definition(probability, frame):
     """Solves the equations of the module's `_solve` as they stand, with dense matrices."""
-    colours = cv2.cvtColor(frame, cv2.COLOR_RGB2YCrCb).reshape(-1, 3)
+    pixels = cv2.cvtColor(frame, cv2.COLOR_RGB2YCrCb).reshape(-1, 3)
     places = np.indices(probability.shape).reshape(2, -1).T
     sigmas = [colours.SIGMA_SPATIAL] * 2 + [colours.SIGMA_LUMA] + [colours.SIGMA_CHROMA] * 2
-    bins = np.floor_divide(np.hstack([places, colours]), sigmas)
+    bins = np.floor_divide(np.hstack([places, pixels]), sigmas)
     vertices, vertex = np.unique(bins, axis=0, return_inverse=True)
     distance = np.abs(vertices[:, None] - vertices[None]).sum(axis=2)
     blur = (distance == 1) + 10 * np.eye(len(vertices))

@@ -89,6 +89,7 @@ def test_signature_name():
         (b'{"instances": [{"b64": "AA=="}]}', IMAGES, "expected type: uint8"),
         (b'{"instances": [256]}', IMAGES, "outside 0 to 255"),
         (b'{"instances": [-1]}', IMAGES, "outside 0 to 255"),
+        (b'{"instances": [3.5e38]}', signature(images=tf.float32), "outside -3.4"),
         (b'{"instances": [%s]}' % (b"9" * 50), IMAGES, "expected type: uint8"),
         (b'{"instances": [{"mages": [1]}]}', IMAGES, r"element: 0 .* keys are \['images'\]"),
         (b'{"instances": [{"images": [1]}, [1]]}', IMAGES, "element: 1"),
