@@ -184,7 +184,7 @@ def test_a_flipped_bit_in_a_record(commands, inputs, tmp_path):
 
 def test_a_picture_that_cannot_be_decoded_in_a_record(commands, inputs, tmp_path):
     """A record whose checksums are right, made by another program."""
-    from tests.test_hostile import records_of
+    from support.records import records_of
 
     frame = np.random.default_rng(0).integers(0, 255, (48, 80, 3), np.uint8)
     jpeg = cv2.imencode(".jpg", frame)[1].tobytes()

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import hashlib
 import io
 import json
 import shutil
@@ -34,6 +33,7 @@ from osvos_tf.serving import served_models
 from osvos_tf.serving import tf_serving_messages as messages
 from osvos_tf.serving.client_base import ServingError, from_pngs
 from support import fuzzing, quick_specialist
+from support.records import records_of
 
 FORMATS = {"JPEG": ".jpg", "PNG": ".png", "BMP": ".bmp", "WEBP": ".webp", "TIFF": ".tif"}
 PICTURE = np.random.default_rng(0).integers(0, 255, (12, 16, 3), np.uint8)
@@ -254,29 +254,6 @@ def test_damaged_shards_give_what_is_whole(fake_records, tmp_path_factory, data)
         assert all(entry.shard == shard.name for entry in lost)
         with pytest.raises(InputError, match=shard.name):
             tfrecord.load_records(folder)
-
-
-def records_of(folder, *examples):
-    """A records folder whose checksums are all right, whatever it holds."""
-    path = folder / "x-00000-of-00001.tfrecord"
-    with tf.io.TFRecordWriter(str(path)) as writer:
-        for example in examples:
-            writer.write(example)
-    content = path.read_bytes()
-    shard = {
-        "file": path.name,
-        "frames": len(examples),
-        "bytes": len(content),
-        "sha256": hashlib.sha256(content).hexdigest(),
-    }
-    manifest = {
-        "schema_version": tfrecord.SCHEMA_VERSION,
-        "split": "x",
-        "sequences": {"bear": len(examples)},
-        "shards": [shard],
-    }
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    return folder
 
 
 @pytest.mark.parametrize(

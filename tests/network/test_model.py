@@ -14,33 +14,12 @@ from osvos_tf.errors import InputError
 from osvos_tf.network import layers, model
 from osvos_tf.network.files import load_model, save_model
 from osvos_tf.network.precision import PRECISIONS, choose_precision, with_precision
-from tests.network.test_layers import check_round_trip, reference_upsample
+from support.layer_values import check_round_trip, reference_upsample
+from support.networks import TINY, frames, tiny, trained
 
-TINY = 1 / 16
 TRUNK = [
     f"block{k}_conv{i}" for k, count in enumerate((2, 2, 3, 3, 3), 1) for i in range(1, count + 1)
 ]
-
-
-def tiny(**options):
-    """A network of 70,697 parameters with logits of about one."""
-    return model.build_foreground(
-        **{"width_multiplier": TINY, "start": "scratch", "seed": 1, **options}
-    )
-
-
-def frames(height, width, count=1, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
-
-
-def trained(network):
-    """Gives every layer a bias, so that no initialiser can make these weights again."""
-    random = np.random.default_rng(3)
-    for layer in network.layers:
-        if layer.weights:
-            kernel, bias = layer.get_weights()
-            layer.set_weights([kernel, random.normal(0, 0.1, bias.shape)])
-    return network
 
 
 @pytest.fixture(scope="module")

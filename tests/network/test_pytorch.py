@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from osvos_tf.network import layers, model
-from tests.network.test_layers import tent
-from tests.network.test_model import frames, tiny, trained
+from support.layer_values import tent
+from support.networks import frames, tiny, trained
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed; it is needed only here")
 functional = torch.nn.functional

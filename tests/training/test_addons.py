@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from osvos_tf.data import augment
 from osvos_tf.training import loop, recipes
-from tests.training.test_loop import (
+from support.trainings import (
     first_batches,
     gradients_of,
     names_and_kinds,

@@ -15,8 +15,16 @@ from osvos_tf.network import model
 from osvos_tf.training import loop, losses, recipes
 from osvos_tf.training.ending import Clock
 from osvos_tf.training.recipes import Stage
+from support.trainings import (
+    SIZE,
+    first_batches,
+    gradients_of,
+    names_and_kinds,
+    network,
+    values_of,
+    views,
+)
 
-SIZE = (32, 48)
 STAGE = Stage(
     name="test",
     updates=3,
@@ -27,25 +35,6 @@ STAGE = Stage(
 )
 
 
-def network():
-    return model.build_foreground(width_multiplier=1 / 16, start="scratch", seed=1)
-
-
-def views(batch_size=1, size=SIZE):
-    """Endless batches; number n depends on nothing but n."""
-
-    def view(number):
-        image = tf.random.stateless_uniform((*size, 3), [0, number], maxval=255)
-        mask = tf.random.stateless_uniform((*size, 1), [1, number]) < 0.3
-        return image, tf.cast(mask, tf.uint8)
-
-    return tf.data.Dataset.range(10**6).map(view).batch(batch_size).prefetch(2)
-
-
-def first_batches(dataset, count):
-    return list(dataset.take(count).as_numpy_iterator())
-
-
 def assert_same_weights(found, expected, message=""):
     for a, b in zip(found.get_weights(), expected.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b, err_msg=message)
@@ -54,33 +43,6 @@ def assert_same_weights(found, expected, message=""):
 def assert_close_weights(found, expected):
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
-
-
-def names_and_kinds(net):
-    """(layer, "kernel" or "bias") in the order of `trainable_variables`."""
-    kinds = {}
-    for layer in net.layers:
-        for variable, kind in zip(layer.trainable_variables, ("kernel", "bias"), strict=False):
-            kinds[id(variable)] = (layer.name, kind)
-    return [kinds[id(variable)] for variable in net.trainable_variables]
-
-
-def gradients_of(net, batch, stage):
-    """Returns the loss and the gradients, float64, zero where a weight has no part in it."""
-    images, labels = batch
-    with tf.GradientTape() as tape:
-        loss, _ = losses.deep_supervision(
-            net(images), labels, side_weight=stage.side_weight, normalise=stage.normalise
-        )
-    gradients = tape.gradient(loss, net.trainable_variables)
-    return float(loss), [
-        np.zeros(v.shape) if g is None else g.numpy().astype(np.float64)
-        for v, g in zip(net.trainable_variables, gradients, strict=True)
-    ]
-
-
-def values_of(net):
-    return [v.numpy().astype(np.float64) for v in net.trainable_variables]
 
 
 @pytest.mark.parametrize("side_weight", [0.5, 0.0])
