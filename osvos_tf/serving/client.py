@@ -11,7 +11,7 @@ in flight. Only the first two load TensorFlow, and only the last two want `osvos
 import os
 import pathlib
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from osvos_tf.network.model_store import DEFAULT_SIGNATURE, find_versions
 
 if TYPE_CHECKING:
     pass
-from osvos_tf.serving.client_base import OUTPUTS, Client
+from osvos_tf.serving.client_base import OUTPUTS, Client, Wanted
 from osvos_tf.serving.grpc_client import GrpcClient
 from osvos_tf.serving.rest_client import FORMS, RestClient
 
@@ -69,12 +69,14 @@ def connect(
         raise ValueError(f"encoded replies are masks, not {output}.")
     if os.path.isdir(target):
         return _Local(target, model, output, version)
-    limits: dict[str, Any] = {"version": version, "deadline": deadline, "tries": tries}
-    if re.match(r"https?://", str(target)):
-        encoded = output == "masks" if encoded is None else encoded
-        return RestClient(target, model, output, encoded, form=form, **limits)
-    if re.fullmatch(r"[^/\\]+:[0-9]+", str(target)):
-        return GrpcClient(target, model, output, bool(encoded), **limits)
+    is_rest = re.match(r"https?://", str(target)) is not None
+    if encoded is None:
+        encoded = is_rest and output == "masks"
+    wanted = Wanted(str(target), model, output, encoded, version, deadline, tries)
+    if is_rest:
+        return RestClient(wanted, form)
+    if re.fullmatch(r"[^/\\]+:[0-9]+", wanted.target):
+        return GrpcClient(wanted)
     raise InputError(
         "Wanted a server (host:8500 for gRPC, http://host:8501 for REST) or the folder of a "
         f"SavedModel that exists, such as saved_models/dog. Got {str(target)!r}."

@@ -1,7 +1,7 @@
 """What clients of a served model share, whatever they speak."""
 
 import abc
-import os
+import dataclasses
 import random
 import struct
 import time
@@ -111,31 +111,35 @@ class Refused(Exception):
         return is_exhausted or "maximum input batch size" in self.details
 
 
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """What a client shall connect to, and how; see `client.connect`."""
+
+    target: str
+    model: str | None
+    output: str
+    encoded: bool
+    version: int | None
+    deadline: float
+    tries: int
+
+
 class RemoteClient(Client):
     """What gRPC and REST share: signatures, deadlines, tries, and batches that are too large."""
 
-    def __init__(
-        self,
-        target: str | os.PathLike[str],
-        model: str | None,
-        output: str,
-        encoded: bool,
-        *,
-        version: int | None,
-        deadline: float,
-        tries: int,
-    ):
+    def __init__(self, wanted: Wanted) -> None:
+        target, model, version = wanted.target, wanted.model, wanted.version
         if not model:
             raise InputError(f"Wanted the model's name on the server {target}, such as 'dog'.")
         what = f"model {model!r}" if version is None else f"version {version} of model {model!r}"
-        super().__init__(f"{what} on {target}", output)
-        self._target, self._model, self._version = str(target), model, version
-        self._deadline, self._tries = deadline, tries
-        self._encoded = encoded
-        if encoded:
+        super().__init__(f"{what} on {target}", wanted.output)
+        self._target, self._model, self._version = target, model, version
+        self._deadline, self._tries = wanted.deadline, wanted.tries
+        self._encoded = wanted.encoded
+        if wanted.encoded:
             self._signature = ENCODED_SIGNATURE, "image_bytes", "mask_bytes"
         else:
-            self._signature = DEFAULT_SIGNATURE, "images", output
+            self._signature = DEFAULT_SIGNATURE, "images", wanted.output
         self._max_bytes = MAX_REQUEST_BYTES
 
     @abc.abstractmethod

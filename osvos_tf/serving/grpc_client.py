@@ -1,9 +1,8 @@
 """Predictions over TF Serving's gRPC interface."""
 
-import os
 from collections.abc import Callable
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from osvos_tf.serving.client_base import (
     Refused,
     RemoteClient,
     Signatures,
+    Wanted,
     from_pngs,
     to_png,
 )
@@ -24,15 +24,8 @@ from osvos_tf.serving.client_base import (
 class GrpcClient(RemoteClient):
     """A model behind `PredictionService`, https://www.tensorflow.org/tfx/serving."""
 
-    def __init__(
-        self,
-        target: str | os.PathLike[str],
-        model: str | None,
-        output: str,
-        encoded: bool,
-        **limits: Any,
-    ):
-        super().__init__(target, model, output, encoded, **limits)
+    def __init__(self, wanted: Wanted) -> None:
+        super().__init__(wanted)
         grpc, self._messages, services = _grpc_modules()
         self._rpc_error = grpc.RpcError
         options = {

@@ -2,7 +2,6 @@
 
 import base64
 import collections
-import os
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from osvos_tf.serving.client_base import (
     Refused,
     RemoteClient,
     Signatures,
+    Wanted,
     from_pngs,
     to_png,
 )
@@ -39,20 +39,11 @@ _HTTP_CODES = {
 class RestClient(RemoteClient):
     """A model behind https://www.tensorflow.org/tfx/serving/api_rest."""
 
-    def __init__(
-        self,
-        target: str | os.PathLike[str],
-        model: str | None,
-        output: str,
-        encoded: bool,
-        *,
-        form: str,
-        **limits: Any,
-    ):
-        super().__init__(target, model, output, encoded, **limits)
+    def __init__(self, wanted: Wanted, form: str) -> None:
+        super().__init__(wanted)
         self._requests = _requests_module()
         self._form = form
-        self._url = f"{self._target.rstrip('/')}/v1/models/{model}"
+        self._url = f"{self._target.rstrip('/')}/v1/models/{self._model}"
         if self._version is not None:
             self._url += f"/versions/{self._version}"
         # One connection for each thread that is at work: a session is not made to be shared.
