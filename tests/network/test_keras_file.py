@@ -234,6 +234,20 @@ def test_the_parents_of_the_package_load_with_any_keras(name, numbers):
     assert sum(np.prod(array.shape) for array in parent.get_weights()) == numbers
 
 
+def test_files_that_name_our_layers_old_module_load(good, tmp_path):
+    """They are known by their registered names, and Keras itself finds them, too."""
+    for path in PARENTS.values():
+        with zipfile.ZipFile(path) as archive:
+            assert b'"module": "osvos_tf.layers"' in archive.read("config.json")
+    new, old = b'"module": "osvos_tf.network.layers"', b'"module": "osvos_tf.layers"'
+    assert new in good["config.json"]
+    path = tmp_path / "old.keras"
+    write(path, {**good, "config.json": good["config.json"].replace(new, old)})
+    ours, keras_own = load_model(path), keras.models.load_model(path, compile=False)
+    for a, b in zip(ours.get_weights(), keras_own.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_a_graph_that_does_not_fit_together(good, tmp_path):
     def change(config, layers):
         layers["score_side2"]["inbound_nodes"] = layers["block1_conv1"]["inbound_nodes"]
