@@ -6,6 +6,10 @@ from osvos_tf.data.tfrecord_writer import write_records
 
 # Before the first import of TensorFlow: its C++ side logs at start.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Test files run side by side, one a core: more threads than that wait for each other.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    for name in ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
 
 import pathlib
 import signal

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from osvos_tf.commands import cli, progress_bar, shared_flags, training_command, training_flags
-from osvos_tf.data import davis
+from osvos_tf.data import bsds, davis, label_maps
 from osvos_tf.errors import InputError
 from osvos_tf.training import recipes
 
@@ -82,8 +82,6 @@ def _source(
     """Returns the annotated images and the function that reads an annotation as contours."""
     if (args.bsds is None) == (args.label_maps is None):
         raise InputError("Give one of --bsds and --label_maps: what shall the network learn from?")
-    from osvos_tf.data import bsds, label_maps  # they need SciPy, which --help should not wait for
-
     if args.bsds is not None:
         return bsds.read_split(args.bsds, args.split), bsds.read_contours
     return label_maps.read_folder(args.label_maps, args.images), label_maps.read_contours
