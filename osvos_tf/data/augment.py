@@ -1,8 +1,8 @@
 """Pure functions on an (image, mask) pair: the same seed moves both the same way.
 
 Images are float32 or uint8 RGB [height, width, 3] in 0..255, masks uint8 [height, width, 1] with
-0 background, 1 object, 255 void. Images are interpolated, masks take the nearest value, so that a
-mask's values stay what they were. A seed is an integer tensor of shape [2].
+0 background, 1 object, 255 void. Images are interpolated; masks take the nearest value, so that
+they keep their values. A seed is an integer tensor of shape [2].
 """
 
 import math
@@ -145,7 +145,7 @@ def random_gain(image: tf.Tensor, seed: tf.Tensor, gain: float) -> tf.Tensor:
 
 
 def random_light(image: tf.Tensor, seed: tf.Tensor, light: float) -> tf.Tensor:
-    """Lights one side of a random line otherwise, as where an object drives out of the shade.
+    """Lights one side of a random line differently, as when an object leaves the shade.
 
     Args:
         image: see the module.
@@ -166,8 +166,8 @@ def paste(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Lays the object of another pair over this one; both objects are labelled 1.
 
-    The pasted object's edge is softened over three pixels, so that a cut-out's hard edge does not
-    give the object away.
+    The pasted object's edge is softened over three pixels, so that a hard edge does not give it
+    away.
 
     Args:
         image: float32 [height, width, 3].

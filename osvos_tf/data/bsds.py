@@ -58,7 +58,7 @@ def read_boundaries(path: str | os.PathLike[str]) -> np.ndarray:
     """Returns the boundaries that each annotator drew, bool [annotators, height, width].
 
     Raises:
-        InputError: no MATLAB 5 file, or none of BSDS500's.
+        InputError: not a MATLAB 5 file of BSDS500.
     """
     try:
         annotators = matlab.read(path)["groundTruth"]

@@ -20,7 +20,7 @@ LIST_YEARS = ("2016", "2017")  # looked at in this order, after the list of the 
 
 @dataclasses.dataclass(frozen=True)
 class Frame:
-    """One frame: where its JPEG lies, and the PNG with its mask if it has one."""
+    """One frame: the path of its JPEG, and of the PNG with its mask if it has one."""
 
     name: str
     image: pathlib.Path

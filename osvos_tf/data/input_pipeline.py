@@ -1,7 +1,7 @@
 """The `tf.data` chains: views of a records folder, views of annotated frames.
 
-Element number n of a chain depends on nothing but n and the seed. So a chain is repeatable, and
-its iterator's checkpoint is a position and nothing else.
+Element n of a chain depends only on n and the seed. So a chain is repeatable, and its iterator's
+checkpoint is just a position.
 """
 
 import os
@@ -37,8 +37,8 @@ def parent_dataset(
         augmentation: how they are varied.
         batch_size: views of one batch; they need one size, so 1 unless `height` is given.
         height: height in pixels of the views; None leaves frames at their own size.
-        width: width in pixels of the views, where there is a `height`; None takes what the first
-            frame's shape makes it.
+        width: width in pixels of the views, if `height` is given; None follows the first frame's
+            shape.
         seed: of order and augmentation.
         part: (index, count) of workers that share the views: the index-th of every `count`. All
             of them read the records, so that together they see what one alone would.
@@ -54,7 +54,7 @@ def parent_dataset(
         ValueError: a width without a height.
     """
     if width is not None and height is None:
-        raise ValueError(f"`width` wants a `height`. Received: width={width}, height=None.")
+        raise ValueError(f"`width` needs a `height`. Received: width={width}, height=None.")
     if isinstance(records, str | os.PathLike):
         examples = read_examples(records, on_lost)
     else:
@@ -137,7 +137,7 @@ def _view_size(
 
 
 def _view_order(number: tf.Tensor, count: int, seed: int) -> tf.Tensor:
-    """Returns which of `count` items view `number` shows: every pass has a new order."""
+    """Returns which of `count` items view `number` shows; every pass has a new order."""
     turn, position = number // count, number % count
     # A permutation of all items without a shuffle buffer.
     return tf.random.experimental.index_shuffle(

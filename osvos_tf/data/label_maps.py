@@ -1,12 +1,12 @@
 """Folders of images with label maps, such as PASCAL-Context's: contours are where labels meet.
 
-Images (.jpg) and maps (.png, or .mat with one two-dimensional array) pair by their name:
+Images (.jpg) and maps (.png, or .mat with one two-dimensional array) pair up by name:
 
     ROOT/images/<name>.jpg       ROOT/labels/<name>.png
     ROOT/JPEGImages/<name>.jpg   ROOT/Annotations/<name>.png
     ROOT/<name>.jpg              ROOT/<name>.png
 
-A name may hold folders. Where the images lie elsewhere, their folder is given apart.
+A name may hold folders. If the images lie elsewhere, name their folder separately.
 """
 
 import os
@@ -70,7 +70,7 @@ def read_contours(path: str | os.PathLike[str]) -> np.ndarray:
         uint8 [height, width]: 1 contour, 0 none, 255 (void) at unlabelled pixels and beside them.
 
     Raises:
-        InputError: the file cannot be read, or is no label map.
+        InputError: the file cannot be read, or is not a label map.
     """
     labels = _read_map(pathlib.Path(path))
     void = (labels == VOID) & (set(np.unique(labels)) != {0, VOID})
@@ -107,8 +107,8 @@ def _read_map(path: pathlib.Path) -> np.ndarray:
         ) from error
     if labels.ndim != 2 or labels.dtype.kind not in "biu" or not labels.size:
         raise InputError(
-            f"{path} is no label map: wanted one whole number a pixel (one channel or a palette), "
-            f"got {labels.dtype} of shape {labels.shape}."
+            f"{path} is not a label map: wanted one whole number a pixel (one channel or a "
+            f"palette), got {labels.dtype} of shape {labels.shape}."
         )
     return labels
 

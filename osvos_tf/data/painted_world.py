@@ -3,11 +3,11 @@
 The demo and the tests need sequences of which everything is known, without a download. Each one
 shows an object that drifts, turns, grows and wobbles before a panning, zooming background:
 
-  * The object lies before all others and stays within the frame. That much a parent network can
-    learn from other sequences.
+  * The object is in front of all others and stays within the frame. A parent network can learn
+    that from other sequences.
   * Decoys lie on the background and move with it: blobs about as large, in the object's own colour
-    or another, never with its pattern or outline. Which of all these blobs is meant, only the
-    annotated frame tells.
+    or another, never with its pattern or outline. Only the annotated frame tells
+    which of these blobs is meant.
   * Stalks or a tuft of grass in the foreground hide parts of the object for a while; hidden pixels
     are not in the mask.
 
@@ -132,8 +132,8 @@ def paint_davis(
         root/Annotations/480p/amber-ray/00000.png    grey, 0 background, 255 object
         root/ImageSets/480p/train.txt                a line a frame: its image, its mask
 
-    The lists come last: a tree that has them is whole. In every first frame most of the object can
-    be seen; in later ones it may hide.
+    The lists come last: a tree that has them is complete. Most of the object is visible in every
+    first frame; in later ones it may hide.
 
     Args:
         root: a new or empty folder, or one painted before, whose lists are replaced.
@@ -313,7 +313,7 @@ def _paint_decoys(
     radius: float,
     rng: np.random.Generator,
 ) -> None:
-    """Strews other blobs over the background; every second one has the object's main colour."""
+    """Scatters other blobs over the background; every second one has the object's main colour."""
     height, width = canvas.shape[:2]
     colours = [name for name in split.colours if name != look.colour]
     outlines = [name for name in split.outlines if name != look.outline]

@@ -1,4 +1,4 @@
-"""TFRecord shards of annotated frames: the schema, the writer and the reader.
+"""TFRecord shards of annotated frames: the schema and the reader; `tfrecord_writer` writes them.
 
     OUT/<split>-00000-of-00008.tfrecord   one tf.train.Example a frame, see `FEATURES`
     OUT/manifest.json                     sequences, frames, a checksum a shard
@@ -44,7 +44,7 @@ def read_manifest(records: str | os.PathLike[str], *, allow_cut: bool = False) -
 
     Args:
         records: the folder.
-        allow_cut: lets shards pass that are shorter or longer than the manifest says.
+        allow_cut: accepts shards that are shorter or longer than the manifest says.
 
     Raises:
         InputError: no manifest, another schema, or a shard that is missing or cut short.
@@ -63,7 +63,7 @@ def read_manifest(records: str | os.PathLike[str], *, allow_cut: bool = False) -
         _check_counts(manifest)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"{path} is no manifest of records ({error}). Remove it, convert again."
+            f"{path} is not a manifest of records ({error}). Remove it and convert again."
         ) from error
     if version != SCHEMA_VERSION:
         raise InputError(f"{path}: wanted schema version {SCHEMA_VERSION}, got {version}.")
@@ -78,7 +78,7 @@ def read_manifest(records: str | os.PathLike[str], *, allow_cut: bool = False) -
 
 
 def _check_counts(manifest: dict[str, Any]) -> None:
-    """Raises ValueError unless the numbers of frames go together and are possible."""
+    """Raises ValueError unless the numbers of frames are possible and agree."""
     shards, counts = manifest["shards"], manifest["sequences"].values()
     frames = [shard["frames"] for shard in shards]
     if not all(type(count) is int and count >= 0 for count in (*frames, *counts)):
@@ -96,11 +96,11 @@ def read_records(records: str | os.PathLike[str]) -> tf.data.Dataset:
 
 @dataclasses.dataclass(frozen=True)
 class Lost:
-    """Frames that cannot be had from a shard: one damaged record, or all from a place on.
+    """Frames that cannot be read from a shard: one damaged record, or all from some point on.
 
     Attributes:
         shard: name of the file.
-        record: number in it of the first one lost, from 0.
+        record: number of the first lost one in it, from 0.
         sequence: the sequence to which it belongs.
         frame: its number in the sequence, from 0.
         count: how many are lost here.
@@ -128,8 +128,8 @@ def load_records(
     """Reads all serialised examples into memory and checks every one of them.
 
     Shards are checked against the manifest's checksums. In one that differs, each record is checked
-    against its own, so that the damaged frame can be named. Pictures are of the size that the
-    record says, and none is larger than `video.MAX_PIXELS`.
+    against its own, so that the damaged frame can be named. Pictures have the size that
+    the record says, and none is larger than `images.MAX_PIXELS`.
 
     Args:
         records: the folder.
@@ -232,7 +232,7 @@ def parse(
 
     Returns:
         `(image, mask)`: uint8 [h, w, 3], and uint8 [h, w, 1] with 0 background, 1 object, 255
-        void; a frame without a mask is void all over.
+        void; without a mask a frame is all void.
     """
     features = tf.io.parse_single_example(example, FEATURES)
 

@@ -39,7 +39,7 @@ def write_records(
     Args:
         sequences: of `davis.read_split`.
         out: the folder for shards and manifest; made where it is missing.
-        split: the name that the shards bear.
+        split: the shards' name.
         shards: number of files; frames are dealt out in order, so a shard holds whole stretches.
         height: height in pixels to resize frames to; None keeps the JPEG bytes as they are.
         progress: wraps the iterator over the frames, for a progress bar.

@@ -1,4 +1,4 @@
-"""Jobs dealt out to workers that may die: a failed job is tried again, a lost worker replaced.
+"""Hands jobs to workers that may die: failed jobs are tried again, lost workers replaced.
 
 Knows neither what a job is nor what a worker runs on.
 """
@@ -15,21 +15,21 @@ _STARTS = 2  # times in a row that a worker may fail to start, before its place 
 
 
 class WorkerLost(Exception):
-    """A worker died, or hung and was ended; what it says is how. It takes no further job."""
+    """A worker died, or hung and was ended; the message says how. It takes no further job."""
 
 
 class Worker(Protocol):
-    """What does jobs, one at a time."""
+    """Does jobs, one at a time."""
 
     def run(self, job: Any) -> dict[str, Any]:
-        """Does one job and says how it went; `error`, where there is one, is a text.
+        """Does one job and returns how it went; `error`, if there, is a text.
 
         Raises:
-            WorkerLost: there will be no answer any more.
+            WorkerLost: there will be no answer.
         """
 
     def close(self) -> None:
-        """Ends the worker at once; called from any thread, more than once perhaps."""
+        """Ends the worker at once; may be called from any thread, more than once."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Outcome:
 
     Attributes:
         job: the job.
-        reply: what the last worker said; `error` in it where the job failed.
+        reply: what the last worker said, with `error` in it if the job failed.
         attempts: how often it was tried.
         seconds: wall-clock time of the last attempt.
     """
@@ -148,7 +148,7 @@ class _Pool:
         self._give_up(reason)
 
     def _take(self) -> tuple[Any, int] | None:
-        """Returns a job and which attempt at it this is; None when all have ended."""
+        """Returns a job and the number of this attempt; None when all jobs have ended."""
         with self._changed:
             # One that is under way elsewhere may come back.
             self._changed.wait_for(lambda: self._waiting or not self._is_wanted())
@@ -179,7 +179,7 @@ class _Pool:
         return not lost
 
     def _give_up(self, reason: str) -> None:
-        """Closes a slot; the last one ends the jobs that nobody is left for."""
+        """Closes a slot; the last one ends the jobs that are left."""
         with self._changed:
             self._open -= 1
             if self._open == 0 and self._is_wanted():

@@ -1,4 +1,4 @@
-"""Where the workers of `segment_dataset` run: as processes on this machine, or as Ray's actors.
+"""Where the workers of `segment_dataset` run: in processes on this machine, or as Ray's actors.
 
 Either engine has `slots`, the number of workers at a time, and `start(slot, is_wanted)`, which
 returns a worker when it is ready, as `dispatch.run` wants them.
@@ -36,8 +36,8 @@ class Processes:
 
     Args:
         workers: how many at a time.
-        cpus: cores for each; None shares them all out.
-        timeout: seconds after which a job's worker counts as hanging; None waits for ever.
+        cpus: cores for each; None shares all of them.
+        timeout: seconds after which a job's worker counts as hanging; None waits forever.
     """
 
     def __init__(self, workers: int, cpus: int | None, timeout: float | None = None) -> None:
@@ -91,7 +91,7 @@ class _Process:
         return reply
 
     def answer(self, seconds: float | None) -> dict[str, Any] | None:
-        """Returns the next answer, None if there is none in time; raises `WorkerLost`."""
+        """Returns the next answer, or None if none came in time; raises `WorkerLost`."""
         try:
             reply = self._answers.get(timeout=seconds)
         except queue.Empty:
@@ -140,8 +140,8 @@ class RayActors:
     """Workers on a Ray cluster, which sees the same files under the same paths.
 
     Args:
-        address: "local" starts a cluster on this machine, "auto" finds the one that it belongs to;
-            else a cluster's address.
+        address: "local" starts a cluster on this machine, "auto" finds the one that this machine
+            belongs to; anything else is a cluster's address.
         workers: how many at a time; None: as many as the cluster has room for.
         cpus: of each.
         gpus: of each, fractions too.
@@ -206,7 +206,7 @@ class _RayActor:
         self._ready = actor.ready.remote()
 
     def is_ready(self, seconds: float) -> bool:
-        """Returns whether the actor is ready, after so many seconds at most; raises if it fails."""
+        """Returns whether the actor is ready within so many seconds; raises if it fails."""
         if not self._ray.wait([self._ready], timeout=seconds)[0]:
             return False
         return self._ray.get(self._ready)
@@ -242,7 +242,7 @@ def _when_ready(
 
 
 def _require_listener(address: str) -> None:
-    """Raises InputError if nothing listens at an address, where Ray would try for many minutes."""
+    """Raises InputError if nothing listens at an address: Ray would try for many minutes."""
     host, _, port = address.rpartition("/")[2].rpartition(":")
     if not port.isdecimal():
         return  # "auto", "local", or a name that is Ray's own

@@ -26,7 +26,7 @@ class Task(NamedTuple):
     Attributes:
         method: its name.
         sequence: a `davis.Sequence`.
-        paths: the result mask of each scored frame; None where there is none.
+        paths: the result mask of each scored frame, or None.
     """
 
     method: str
@@ -67,7 +67,7 @@ def score_all(
 
 @contextlib.contextmanager
 def _deaf_to_interrupts() -> Iterator[None]:
-    """Lets Ctrl-C wait; processes that are started meanwhile leave it to this one for good."""
+    """Defers Ctrl-C; processes that are started meanwhile ignore it for good."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
@@ -79,7 +79,7 @@ def _deaf_to_interrupts() -> Iterator[None]:
 
 
 def _become_worker() -> None:
-    """Prepares a process that scores, and sees to it that it ends when its parent was killed."""
+    """Prepares a scoring process, and makes sure that it ends when its parent is killed."""
     cv2.setNumThreads(1)  # the processes share the cores, not OpenCV's threads
 
     def wait() -> None:

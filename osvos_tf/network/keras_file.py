@@ -85,7 +85,7 @@ def colour_scale(path: str | os.PathLike[str]) -> float | None:
 
 
 class _Refused(Exception):
-    """The file is readable, and holds something that it must not."""
+    """The file is readable, but holds something that is not allowed."""
 
 
 def _check_members(archive: zipfile.ZipFile) -> None:
@@ -140,7 +140,7 @@ def _check_origin(value: dict[str, Any], modules: Sequence[str | None]) -> None:
 
 
 def _check_values(class_name: str, values: Mapping[str, Any]) -> None:
-    """Refuses settings that would make an array of any size, or that no code of ours expects."""
+    """Rejects settings that would make a huge array, or that our code does not expect."""
     for key, is_good in _SETTINGS.get(class_name, {}).items():
         if not is_good(values[key]):
             raise _Refused(f"{key} of a {class_name} is {values[key]!r}")
@@ -179,7 +179,7 @@ _SETTINGS: dict[str, dict[str, Callable[[Any], bool]]] = {
 
 
 def _check_weights(file: h5py.File) -> None:
-    """Walks all links of an HDF5 file; only plain arrays that lie in it are let pass."""
+    """Walks all links of an HDF5 file; allows only plain arrays that lie in it."""
     numbers, waiting = 0, [file]
     seen: set[int] = set()  # addresses in the file
     while waiting:
@@ -198,7 +198,7 @@ def _check_weights(file: h5py.File) -> None:
                 waiting.append(item)
                 continue
             if item.is_virtual or item.external or item.dtype.kind not in "fiu":
-                raise _Refused(f"its weights {name!r} are no plain array of numbers")
+                raise _Refused(f"its weights {name!r} are not a plain array of numbers")
             numbers += item.size
             if numbers > MAX_WEIGHTS:
                 raise _Refused(f"its weights are more than {MAX_WEIGHTS} numbers")

@@ -81,7 +81,7 @@ class Preprocess(keras.layers.Layer):
         return input_shape
 
     def get_config(self) -> dict[str, Any]:
-        """Every constructor argument."""
+        """Returns the constructor's arguments."""
         return {
             **super().get_config(),
             "scale": self.scale,
@@ -112,7 +112,7 @@ class Upsample(keras.layers.Layer):
         return (*image[:3], maps[-1])
 
     def get_config(self) -> dict[str, Any]:
-        """Every constructor argument."""
+        """Returns the constructor's arguments."""
         return {**super().get_config(), "stride": self.stride, "crop": self.crop}
 
 
@@ -143,7 +143,7 @@ class ResizeToHeight(keras.layers.Layer):
         return (input_shape[0], height, None, input_shape[3])
 
     def get_config(self) -> dict[str, Any]:
-        """Every constructor argument."""
+        """Returns the constructor's arguments."""
         return {
             **super().get_config(),
             "height": self.height,
@@ -214,7 +214,7 @@ class Fuse(keras.layers.Layer):
         return (*input_shape[-1][:3], 1)
 
     def get_config(self) -> dict[str, Any]:
-        """Every constructor argument."""
+        """Returns the constructor's arguments."""
         return {
             **super().get_config(),
             "strides": self.strides,

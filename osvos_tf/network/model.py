@@ -1,6 +1,6 @@
 """The OSVOS network as Keras functional graphs (paper, section 3; recipe numbers in `VGG_BLOCKS`).
 
-VGG16 without its classifier; a side branch after the last convolution of stages 2 to 5; every
+VGG16 without its classifier; a side branch after the last convolution of blocks 2 to 5; every
 side gives its own score (`side2` ... `side5`) and 16 channels to the fused output (`fused`).
 """
 
@@ -104,10 +104,10 @@ def build_predictor(
 
 @layers.register
 class Predictor(keras.Model):
-    """A functional model that tells the two usual mistakes with frames."""
+    """A functional model that reports the two usual mistakes with frames."""
 
     def predict(self, x: Any, *arguments: Any, **settings: Any) -> np.ndarray:
-        """Predicts as any Keras model, for frames that `_check_frames` lets pass."""
+        """Predicts as any Keras model does, after `_check_frames`."""
         if isinstance(x, (np.ndarray, tf.Tensor)):
             _check_frames(np.asarray(x))
         return super().predict(x, *arguments, **settings)

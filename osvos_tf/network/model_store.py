@@ -135,8 +135,8 @@ def read_config(path: pathlib.Path) -> Message:
         text_format.Parse(path.read_text(encoding="utf-8"), config)
     except (text_format.ParseError, ValueError, RecursionError) as error:
         raise InputError(
-            f"{path} is no ModelServerConfig in text form: {error}. Mend it, or remove it to have "
-            "it written again."
+            f"{path} is not a ModelServerConfig in text form: {error}. Fix it, or remove it and "
+            "export again."
         ) from error
     if config.WhichOneof("config") == "custom_model_config":
         raise InputError(

@@ -39,7 +39,7 @@ def with_precision(model: keras.Model, precision: str) -> keras.Model:
 
 @functools.cache
 def choose_precision(precision: str) -> str:
-    """Returns "float32" or "bfloat16"; for "auto" what multiplies matrices faster here."""
+    """Returns "float32" or "bfloat16"; for "auto" the faster one for matrix products here."""
     if precision != "auto":
         return precision
     seconds = {}

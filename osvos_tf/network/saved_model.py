@@ -69,7 +69,7 @@ def export_saved_model(
             do, `models.config` cannot be read, or tensorflow-serving-api is not installed.
     """
     folder = check_folder(folder, version)
-    read_config(folder.parent / CONFIG_FILE)  # so that what is wrong with it is told now
+    read_config(folder.parent / CONFIG_FILE)  # so that its faults are reported now
     predictors = [
         model.build_predictor(_frozen(stream))
         for stream in (network, contour)

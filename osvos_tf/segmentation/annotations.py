@@ -1,4 +1,4 @@
-"""Frames whose masks are known: what an object is learned from."""
+"""Annotated frames, from which an object is learned."""
 
 import os
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ class Annotation(NamedTuple):
     mask: np.ndarray
 
     def shows(self, name: str, frame: np.ndarray) -> bool:
-        """Tells whether this is the annotation of a frame; another video's is not."""
+        """Returns whether this annotates a frame, and not one of that name in another video."""
         return name == self.name and np.array_equal(frame, self.frame)
 
 
@@ -44,7 +44,7 @@ def read_annotations(
         object_id: see `LearnOptions.object`.
 
     Raises:
-        InputError: see `specialist.learn`; or two keys mean one frame.
+        InputError: see `specialist.learn`; or two keys mean the same frame.
     """
     if not isinstance(masks, Mapping) or not masks:
         raise InputError(

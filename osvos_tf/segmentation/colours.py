@@ -37,7 +37,7 @@ def snap_to_colours(probability: np.ndarray, frame: np.ndarray) -> np.ndarray:
         float32 `[height, width]` in 0..1.
 
     Raises:
-        ValueError: the shapes differ, or an array is of another kind.
+        ValueError: the shapes differ, or an array has another type.
     """
     probability, frame = as_probability(probability, "probability"), np.asarray(frame)
     if frame.dtype != np.uint8 or frame.shape != (*probability.shape, 3):
@@ -135,7 +135,7 @@ def _conjugate_gradients(
     wanted: np.ndarray,
     values: np.ndarray,
 ) -> np.ndarray:
-    """Solves system(values) = wanted, from `values` on, as far as `SOLVER_STEPS` lead.
+    """Solves system(values) = wanted, from `values`, in `SOLVER_STEPS` steps.
 
     Args:
         system: a linear function, symmetric and positive definite.

@@ -87,7 +87,7 @@ class Follower:
             self.anchor(mask)
 
     def anchor(self, mask: np.ndarray) -> None:
-        """Looks next around the object of a mask, bool or 0/1 [height, width]."""
+        """Searches the next frame around the object of a mask, bool or 0/1 [height, width]."""
         if np.any(mask):
             self._remember(np.asarray(mask, bool), Window(0, 0, *np.shape(mask)))
 
@@ -122,7 +122,7 @@ class Follower:
         return Window(top, left, bottom, right)
 
     def _accepts(self, found: np.ndarray, window: Window) -> bool:
-        """Notes the object found in a window; False: look for it in the whole frame instead."""
+        """Remembers the object found in a window; False: search the whole frame instead."""
         if window != Window(0, 0, *self._size):
             area = np.count_nonzero(found)
             edges = (found[0], found[:, 0], found[-1], found[:, -1])

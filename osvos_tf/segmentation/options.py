@@ -1,7 +1,7 @@
-"""All that decides over a result, as two frozen values that need no TensorFlow.
+"""Everything that decides a result, as two frozen values that need no TensorFlow.
 
 The Python API takes them, the commands make them from their flags, workers get them as JSON, and
-records keep them, so that the same work is known again. Names and defaults are the flags' own.
+records keep them, so that the same work is recognised. Names and defaults are those of the flags.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ class LearnOptions:
             that come with the package, or "random" to learn from the annotated frames alone.
         recipe: name of a stage in `recipes.ONE_SHOTS`; None: the one that suits the parent.
         updates: weight changes; 0 uses the parent as it is, None takes the recipe's own number.
-        budget: seconds of training at most; without `updates` their number has no limit then.
+        budget: the most seconds of training; only `updates` then limits their number.
         until_learned: end once the loss on held-out views falls no more; None: as the recipe says.
         heads: outputs that are trained, "fused" or "all" (the four side outputs as well).
         height: height in pixels at which the network looks at frames; None: as the parent does.
@@ -50,7 +50,7 @@ class LearnOptions:
         seed: of order and augmentation, and of a random parent's weights.
 
     Raises:
-        InputError: a value that no training can follow.
+        InputError: an impossible value.
     """
 
     parent: str = "full"
@@ -129,7 +129,7 @@ class SegmentOptions:
         precision: compute type of the convolutions, see `LearnOptions`.
 
     Raises:
-        InputError: a value that does not fit.
+        InputError: an impossible value.
     """
 
     follow: bool = True

@@ -35,8 +35,8 @@ class SegmentedFrame(NamedTuple):
         mask: uint8 [height, width]: 0, or the object's id. In an annotated frame it is what was
             given.
         probability: id -> float32 [height, width] in 0..1, as snapped.
-        confidence: id -> 0..1, how sharply the probability tells the mask from the rest: their
-            overlap, as J has it. 0 where no object is found, 1 in an annotated frame.
+        confidence: id -> 0..1, how sharply the probability separates the mask from the rest: their
+            overlap, as in J. 0 where no object is found, 1 in an annotated frame.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Segmenter:
     """Frames to masks, one after another: what `Specialist.segment` is made of.
 
     Args:
-        specialist: what knows the object.
+        specialist: a network that knows the object.
         size: (height, width) of the frames, in pixels.
         options: a `SegmentOptions`.
     """

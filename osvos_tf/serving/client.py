@@ -1,11 +1,11 @@
 """A served network as a function of frames, wherever it runs.
 
-    with serving.connect("localhost:8500", "dog") as predict:
+    with client.connect("localhost:8500", "dog") as predict:
         masks = predict(frames)  # uint8 [n, height, width, 3] -> uint8 0/1 [n, height, width, 1]
 
 The same call takes a SavedModel's folder (the network runs here), `host:port` (TF Serving's gRPC)
-or a URL (its REST). `predict` also fits `inference.predict_frames`; `stream` keeps many batches
-in flight. Only the first two load TensorFlow, and only the last two want `osvos_tf[serving]`.
+or a URL (its REST). `predict` also fits `inference.predict_frames`; `parallel_map` keeps many
+batches in flight. Only the first two load TensorFlow; only the last two need `osvos_tf[serving]`.
 """
 
 import os
@@ -41,7 +41,7 @@ def connect(
     Args:
         target: where it is: a folder, `saved_models` with `model`, or `saved_models/NAME`, or a
             version's own folder; `host:port` for gRPC; `http://host:port` for REST.
-        model: its name there; a folder can do without.
+        model: its name there; not needed for a folder.
         output: "masks" (uint8 0/1, by the threshold of the export), "probabilities" (float32), or
             "contours" (float32; of a two-stream export).
         version: its number; None takes the server's choice, which is the largest.
@@ -58,7 +58,7 @@ def connect(
 
     Raises:
         InputError: no such place or model, another kind of model, or the extra is not installed.
-        ServingError: the server does not answer, or failed. Calls may raise it as well.
+        ServingError: the server does not answer, or failed. Calls may raise it, too.
         ValueError: unknown `output` or `form`, or `encoded` for other outputs than masks.
     """
     if output not in OUTPUTS:

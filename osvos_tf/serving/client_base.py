@@ -1,4 +1,4 @@
-"""What clients of a served model share, whatever they speak."""
+"""What all clients of a served model share."""
 
 import abc
 import dataclasses
@@ -32,7 +32,7 @@ MAX_REQUEST_BYTES = 16 * 2**20
 
 
 class ServingError(RuntimeError):
-    """A server that does not answer, or not in time, or that failed. The message says which."""
+    """A server did not answer, not in time, or failed. The message says which."""
 
 
 class Client(abc.ABC):
@@ -70,7 +70,7 @@ class Client(abc.ABC):
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Gives back what the connection holds."""
+        """Releases what the connection holds."""
 
     @abc.abstractmethod
     def _predict(self, frames: np.ndarray) -> np.ndarray:
@@ -106,14 +106,14 @@ class Refused(Exception):
 
     @property
     def is_too_large(self) -> bool:
-        """Whether fewer frames might pass: a message, a batch or the memory had its limit."""
+        """Whether fewer frames might pass: a message, a batch or the memory hit its limit."""
         is_exhausted = self.code == "RESOURCE_EXHAUSTED" and "again later" not in self.details
         return is_exhausted or "maximum input batch size" in self.details
 
 
 @dataclasses.dataclass(frozen=True)
 class Wanted:
-    """What a client shall connect to, and how; see `client.connect`."""
+    """What to connect to, and how; see `client.connect`."""
 
     target: str
     model: str | None
@@ -153,7 +153,7 @@ class RemoteClient(Client):
     @property
     @abc.abstractmethod
     def _bytes_per_pixel(self) -> int:
-        """What a pixel weighs in the request or in the reply, the heavier of the two."""
+        """Bytes of a pixel in the request or in the reply, whichever is larger."""
 
     def _check(self) -> None:
         """Asks the server whether it has the model, so that a mistake shows at once."""
@@ -194,7 +194,7 @@ class RemoteClient(Client):
             time.sleep(wait)
 
     def _explain(self, refused: Refused) -> Exception:
-        """Returns the exception that tells the user what a refusal means."""
+        """Returns the exception that explains a refusal to the user."""
         details = " ".join(refused.details.split())
         if refused.code == "NOT_FOUND":
             return InputError(

@@ -57,12 +57,12 @@ def running(service: "Service", listening: socket.socket) -> Iterator[None]:
 
 
 def _version(text: str | None) -> int | None:
-    """Returns the version in a request's path, None where there is none."""
+    """Returns the version in a request's path, or None."""
     return None if text is None else int(text)
 
 
 class _Rest:
-    """Answers HTTP requests. What takes long is done by threads, so that others are heard."""
+    """Answers HTTP requests. Threads do what takes long, so that other requests are heard."""
 
     def __init__(self, service: "Service"):
         self._service = service

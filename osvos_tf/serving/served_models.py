@@ -90,7 +90,7 @@ class Servable:
         inputs: Mapping[str, np.ndarray],
         output_filter: Sequence[str] = (),
     ) -> dict[str, np.ndarray]:
-        """Runs a signature on inputs that `check` let pass; returns {output: array}."""
+        """Runs a signature on inputs that passed `check`; returns {output: array}."""
         function = self._model.signatures[signature_name or DEFAULT_SIGNATURE]
         outputs = function(**{name: tf.constant(array) for name, array in inputs.items()})
         return {name: outputs[name].numpy() for name in output_filter or outputs}
@@ -107,7 +107,7 @@ class Servable:
 
 
 class ServedModel:
-    """One model: its version in use, and what became of the others.
+    """One model: the version in use, and the state of the others.
 
     Args:
         name: what clients call it.
@@ -136,7 +136,7 @@ class ServedModel:
     def servable(self, version: int | None = None) -> Servable:
         """Returns the `Servable` in use, which must be `version` where that is given.
 
-        Who holds it keeps it loaded; once the last one lets go, a retired version is gone.
+        It stays loaded while somebody holds it; a retired version goes with its last holder.
 
         Raises:
             RequestError: NOT_FOUND.
@@ -172,7 +172,7 @@ class ServedModel:
                 _LOG.error("%s: version %d does not load: %s", self.name, version, error)
 
     def _load(self, version: int, folder: pathlib.Path) -> bool:
-        """Loads a version and swaps it in; returns whether that went well."""
+        """Loads a version and swaps it in; returns whether it did."""
         self._states[version] = "LOADING", None
         try:
             servable = Servable(self.name, version, folder)
@@ -202,7 +202,7 @@ class ServedModels:
 
     Args:
         base_paths: {name: folder}.
-        poll_seconds: time between two looks at the folders.
+        poll_seconds: seconds between two checks of the folders.
 
     Raises:
         InputError: on entry; a model has no version that loads.
@@ -225,7 +225,7 @@ class ServedModels:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Ends the watching."""
+        """Stops watching."""
         self._stopping.set()
         self._watcher.join()
 
@@ -316,7 +316,7 @@ def _check_input(name: str, array: np.ndarray, info: meta_graph_pb2.TensorInfo) 
 
 
 def _look(folder: pathlib.Path) -> _Look:
-    """Returns what changes when a file below the folder does."""
+    """Returns a value that changes when a file below the folder does."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return [(path, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
 

@@ -3,10 +3,10 @@
     with ModelServer({"dog": "saved_models/dog"}, rest_port=8501, grpc_port=8500):
         ...  # http://127.0.0.1:8501/v1/models/dog, and gRPC on 127.0.0.1:8500
 
-A predict request takes a place, and gives it back with its reply. There are only so many places, so
-memory is bounded: who finds none is refused at once. Three steps lead to the reply: from bytes to
-arrays, from arrays to arrays (`Servable.run`), and back to bytes. The middle one is the workers'.
-By default there is one worker, for one call of TensorFlow keeps all cores busy.
+A predict request takes a slot and gives it back with its reply. The number of slots bounds the
+memory: when none is free, the request is rejected at once. Three steps lead to the reply: bytes to
+arrays, arrays to arrays (`Servable.run`), and back to bytes. Workers do the middle one; by default
+there is one, because one call of TensorFlow keeps all cores busy.
 """
 
 import concurrent.futures
@@ -44,7 +44,7 @@ class Limits:
     """How many requests there may be, and what one may ask for.
 
     Attributes:
-        queue: requests that may wait beside those that run; one more is refused at once.
+        queue: requests that may wait beside those that run; one more is rejected at once.
         workers: model calls at the same time.
         request_bytes: of one request: the gRPC message, the HTTP body, any array in it.
         pixels: of all images of one request together, encoded ones included. A network of full
@@ -66,10 +66,10 @@ class ModelServer:
 
     Args:
         base_paths: {name: folder that holds a folder for each version}.
-        host: address to listen on; loopback unless told otherwise.
+        host: address to listen on; loopback by default.
         rest_port: 0 takes a free one.
         grpc_port: 0 takes a free one.
-        poll_seconds: time between two looks for new versions.
+        poll_seconds: seconds between two checks for new versions.
         limits: a `Limits`; None takes the defaults.
 
     Attributes:
@@ -77,7 +77,7 @@ class ModelServer:
         models: the `ServedModels`.
 
     Raises:
-        InputError: on entry; a port cannot be had, or a model has no version that loads.
+        InputError: on entry; a port is taken, or a model has no version that loads.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class ModelServer:
 
 
 class WorkQueue:
-    """A few workers for model calls behind a bounded queue, and helpers for what is small.
+    """A few workers for model calls behind a bounded queue, and helpers for small tasks.
 
     Args:
         waiting: how many requests may wait.
@@ -144,10 +144,10 @@ class WorkQueue:
 
     @contextlib.contextmanager
     def place(self) -> Iterator[None]:
-        """Holds one of the places.
+        """Holds a slot.
 
         Raises:
-            RequestError: RESOURCE_EXHAUSTED, all are taken.
+            RequestError: RESOURCE_EXHAUSTED, no slot is free.
         """
         with self._lock:
             if self.taken == self.places:
@@ -212,10 +212,10 @@ class Service:
 
     @contextlib.contextmanager
     def predict_request(self, name: str, protocol: str) -> Iterator[None]:
-        """Holds a place for a request to model `name`, counts and times it.
+        """Holds a slot for a request to model `name`; counts and times it.
 
         Raises:
-            RequestError: there is no place, or something was raised inside.
+            RequestError: no slot is free, or something was raised inside.
         """
         started = time.perf_counter()
         code = grpc.StatusCode.CANCELLED  # unless we learn otherwise
@@ -277,7 +277,7 @@ def _listen(host: str, port: int) -> socket.socket:
     """Returns a listening socket.
 
     Raises:
-        InputError: the address cannot be had.
+        InputError: the address cannot be used.
     """
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET

@@ -65,7 +65,7 @@ def invalid(message: str) -> RequestError:
 
 
 def to_request_error(error: Exception) -> RequestError:
-    """Returns the `RequestError` that tells a client of any exception."""
+    """Returns the `RequestError` that reports an exception to a client."""
     if isinstance(error, RequestError):
         return error
     if isinstance(error, tf.errors.OpError):
@@ -84,7 +84,7 @@ def from_proto(name: str, proto: tensor_pb2.TensorProto, max_bytes: int) -> np.n
 
     Args:
         name: of the input, for messages.
-        proto: `TensorProto` as it came: nothing in it can be relied on.
+        proto: `TensorProto` as it came: nothing in it can be trusted.
         max_bytes: refuses larger arrays; a message of a few bytes can claim any shape.
 
     Raises:
@@ -104,7 +104,7 @@ def from_proto(name: str, proto: tensor_pb2.TensorProto, max_bytes: int) -> np.n
 
 @contextlib.contextmanager
 def _without_garbage_collection() -> Iterator[None]:
-    """Nested lists are many objects and no garbage: looking for some takes most of the time."""
+    """Nested lists are many objects but not garbage: collecting would take most of the time."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -214,7 +214,7 @@ def message_to_json(message: Message) -> str:
 
 
 def metadata_to_json(response: get_model_metadata_pb2.GetModelMetadataResponse) -> str:
-    """Returns a metadata response as JSON text, without the type that protobuf puts in front."""
+    """Returns a metadata response as JSON text, without the type that protobuf adds."""
     signatures = get_model_metadata_pb2.SignatureDefMap()
     response.metadata["signature_def"].Unpack(signatures)
     spec, signature_def = map(message_to_json, (response.model_spec, signatures))

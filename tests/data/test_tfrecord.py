@@ -407,7 +407,7 @@ def test_shard_of_another_size(copy, change):
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"schema_version": 1, "shards": 3}', "\xff"])
 def test_manifest_that_is_none(copy, text):
     (copy / "manifest.json").write_text(text, encoding="latin-1")
-    with refused("manifest.json is no manifest"):
+    with refused("manifest.json is not a manifest"):
         tfrecord.read_manifest(copy)
 
 

@@ -331,10 +331,10 @@ def an_array_of_objects(file):
     [
         (a_link_to_another_file, ["'stolen' are a link"]),
         (a_soft_link, ["'again' are a link"]),
-        (raw_bytes_of_another_file, ["'stolen' are no plain array"]),
-        (a_view_of_another_file, ["'stolen' are no plain array"]),
+        (raw_bytes_of_another_file, ["'stolen' are not a plain array"]),
+        (a_view_of_another_file, ["'stolen' are not a plain array"]),
         (an_array_of_any_size, ["more than 536870912 numbers"]),
-        (an_array_of_objects, ["'text' are no plain array"]),
+        (an_array_of_objects, ["'text' are not a plain array"]),
     ],
 )
 def test_weights_that_are_refused(good, tmp_path, change, words):

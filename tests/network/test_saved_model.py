@@ -349,7 +349,7 @@ def test_a_config_of_another_kind_is_told_before_anything_is_written(networks, t
 
 def test_a_broken_models_config_is_found_before_anything_is_written(networks, tmp_path):
     (tmp_path / "models.config").write_text("models { dog }")
-    with pytest.raises(InputError, match=r"models\.config is no ModelServerConfig"):
+    with pytest.raises(InputError, match=r"models\.config is not a ModelServerConfig"):
         saved_model.export_saved_model(networks[0], tmp_path / "dog")
     assert [path.name for path in tmp_path.iterdir()] == ["models.config"]
 
