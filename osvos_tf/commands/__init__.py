@@ -7,7 +7,7 @@ import sys
 
 
 def leave(number: int, frame: object) -> None:
-    """Ends the process by a signal: at once, while there is nothing yet to bring to an end."""
+    """Ends the process at once: there is nothing yet to bring to an end."""
     os._exit(128 + number)
 
 

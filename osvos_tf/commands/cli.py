@@ -1,8 +1,8 @@
 """What all commands share: flags to exit status, and progress on a terminal or in a log.
 
 Exit status: 0 done, 2 a mistake in what the user gave (one message, no traceback), 3 some of
-many jobs failed and the others are done, 130 and 143 stopped by Ctrl-C and SIGTERM, 141 by whoever
-read the output and is gone. Anything else is a fault of ours and shows its traceback.
+many jobs failed and the others are done, 130 and 143 stopped by Ctrl-C and SIGTERM, 141 when
+the reader of the output is gone. Anything else is our bug and shows its traceback.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def run(
 def finishing(
     words: str = "Stopping as soon as this update is saved.",
 ) -> Iterator[Callable[[], bool]]:
-    """Holds Ctrl-C and SIGTERM back, so that what is under way can come to a good end.
+    """Holds Ctrl-C and SIGTERM back, so that a step under way can finish.
 
         with finishing() as stop:
             while not stop():
@@ -98,7 +98,7 @@ def finishing(
     second signal has it at once.
 
     Args:
-        words: what is said, on standard error, when a signal comes; "" for nothing.
+        words: what to say on standard error when a signal comes; "" for nothing.
     """
     if threading.current_thread() is not threading.main_thread():  # which alone hears signals
         yield lambda: False
@@ -130,7 +130,7 @@ def parse(
 
     Raises:
         flags.Error: unknown or missing flags, or values that do not fit.
-        InputError: words that are no flags.
+        InputError: words that are not flags.
     """
     flag_values = copy.deepcopy(flag_values)
     try:
@@ -148,7 +148,7 @@ def parse(
 
 
 def _prepare_streams() -> None:
-    """Makes the standard streams take any text; those that are closed lead nowhere."""
+    """Makes the standard streams accept any text; output to closed ones is dropped."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
@@ -192,7 +192,7 @@ def _stoppable() -> Iterator[None]:
 
 
 def _judge(error: BaseException) -> tuple[object, int | None]:
-    """Returns the message and exit status for what ended a command; None: a fault of ours."""
+    """Returns the message and exit status for what ended a command; None: our bug."""
     if _came:  # whatever others made of the exception on its way
         return _STOPPED[signal.Signals(_came[0])], 128 + _came[0]
     if isinstance(error, KeyboardInterrupt):
@@ -218,7 +218,7 @@ def name_flags(message: str, flag_values: flags.FlagValues) -> str:
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    """Raises what ends a command that got this signal; amid an import, ends the process.
+    """Raises what ends a command that got this signal; during an import, ends the process.
 
     There an exception would become an ImportError, or be dropped by who can do without the module.
     """
@@ -233,7 +233,7 @@ def _stop(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _exit(name: str, message: str, status: int) -> NoReturn:
-    """Ends the process, with a message on standard error; streams that broke are let go."""
+    """Ends the process with a message on standard error; broken streams are abandoned."""
     with contextlib.suppress(OSError):
         if message:
             print(f"{name}: {printable(message)}", file=sys.stderr, flush=True)

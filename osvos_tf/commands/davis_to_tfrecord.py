@@ -4,9 +4,8 @@ r"""Converts a split of a DAVIS tree to TFRecord shards, which is what training 
 
 leaves `train-00000-of-00008.tfrecord` and so on in the output folder, `manifest.json` and
 `run.json` (versions, flags); the folder appears when all of it is there. Images keep the JPEG bytes
-that they have, unless --height asks for smaller ones. The 2079 frames of DAVIS-2016's training
-split take 17 seconds on two cores and 144 MB. Records that are there already, whole, are not made
-again but with --overwrite.
+that they have, unless --height asks for smaller ones. Complete
+records that are there already are made again only with --overwrite.
 """
 
 import os
@@ -116,12 +115,12 @@ def main(args: flags.FlagValues) -> None:
 
 
 def run() -> None:
-    """The console command."""
+    """Runs the console command."""
     cli.run(main, FLAGS, __doc__, GROUPS)
 
 
 def _is_whole(out: str, work: dict[str, Any]) -> bool:
-    """Tells whether a folder holds the records of this work, every shard of its right size."""
+    """Returns whether a folder holds the records of this work, each shard of the right size."""
     from osvos_tf.data import tfrecord
 
     try:

@@ -1,4 +1,4 @@
-"""The whole journey on an invented world: paint, convert, train, segment, score. Four minutes.
+"""The whole journey on an invented world: paint, convert, train, segment, score.
 
     python -m pipelines.demo --out=demo
 
@@ -90,7 +90,7 @@ def run() -> None:
 
 
 def _make_all(out: pathlib.Path, seed: int, run_stage: Callable[..., None]) -> None:
-    """Makes what an earlier run has not made: whatever stands under its final name is whole."""
+    """Makes what an earlier run has not made: anything under its final name is complete."""
     world, records, parent = out / "world", out / "records", out / "parent" / "parent.keras"
     if not (world / "ImageSets" / painted_world.RESOLUTION / "val.txt").exists():  # its last file
         painted_world.paint_davis(
@@ -138,7 +138,7 @@ def _run(pipeline: ModuleType, *arguments: str, **values: object) -> str:
 
 
 def _remove_hidden(folder: pathlib.Path) -> None:
-    """Removes what killed runs of the stages have left."""
+    """Removes leftovers of killed stages."""
     for path in [path for path in folder.rglob(".*") if path.exists()]:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)

@@ -5,7 +5,7 @@
 reads `RESULTS/<sequence>/<frame>.png` (or `RESULTS/<sequence>/masks/<frame>.png`, as `segment
 --out=RESULTS/<sequence>` leaves them), prints a table and leaves `global.csv`,
 `per_sequence.csv`, `per_frame.csv`, `report.html` and `run.json` (version, flags, seconds). Repeat
-`--results=name:DIR` to compare methods. The same command again scores what the masks are by then.
+`--results=name:DIR` to compare methods. The same command again scores the masks as they are then.
 The 20 sequences of DAVIS-2016 val take about two minutes a method on two cores.
 """
 
@@ -175,7 +175,7 @@ def _find_tasks(
     """Returns a `Task` for each sequence that there are masks for.
 
     Raises:
-        InputError: there are none at all, or some are missing and that is not allowed.
+        InputError: there are no masks, or some are missing and that is not allowed.
     """
     tasks = []
     for sequence in sequences:
@@ -207,7 +207,7 @@ def _find_tasks(
 def _print_strangers(
     methods: Mapping[str, pathlib.Path], names: Collection[str], split: str
 ) -> None:
-    """Says which folders look like results and are not, as the split has no such sequence."""
+    """Lists folders that look like results of sequences that the split does not have."""
     for method, folder in methods.items():
         found = {name for name in _visible(folder) if (folder / name).is_dir()}
         if strangers := sorted(found - set(names)):
@@ -215,7 +215,7 @@ def _print_strangers(
 
 
 def _place(folder: pathlib.Path, name: str) -> pathlib.Path | None:
-    """Returns the folder that a sequence's masks lie in, None if there is none."""
+    """Returns the folder that a sequence's masks lie in, or None."""
     for place in (folder / name / "masks", folder / name):
         if place.is_dir():
             return place

@@ -71,7 +71,7 @@ def main(args: flags.FlagValues) -> None:
 
 
 def run() -> None:
-    """The console command."""
+    """Runs the console command."""
     cli.run(main, FLAGS, __doc__, GROUPS)
 
 

@@ -19,7 +19,7 @@ _LINES: dict[str, Any] = {"width": 88, "break_on_hyphens": False, "break_long_wo
 
 
 def wrap(doc: str) -> str:
-    """Returns a docstring whose lines are as wide as the flags'."""
+    """Returns a docstring wrapped to the width of the flags."""
     parts = doc.strip().split("\n\n")
     for index, part in enumerate(parts):
         if not part.startswith(" "):
@@ -65,7 +65,7 @@ def _describe_flag(flag: flags.Flag) -> str:
 
 
 def describe_version() -> str:
-    """Returns the versions that decide over results, without loading anything that is slow."""
+    """Returns the versions that results depend on, without loading anything slow."""
     from importlib import metadata
 
     lines = [f"osvos_tf {__version__}"]

@@ -6,7 +6,7 @@ r"""Imports a network that the authors of OSVOS released: parent, specialist or 
 reads the files of their TensorFlow version (a checkpoint by its prefix, or the dict of arrays in
 an .npy file), PyTorch version (.pth) or Caffe version (.caffemodel), without any of the three.
 Use the result with `segment --recipe=paper`. About ten seconds, most of them for starting
-TensorFlow. Another file of that name is replaced with --overwrite only.
+TensorFlow. Another file of that name is replaced only with --overwrite.
 """
 
 import filecmp
@@ -72,7 +72,7 @@ def main(args: flags.FlagValues) -> None:
 
 
 def _is_same(path: pathlib.Path, network: Any) -> bool:
-    """Tells whether a file is what would be written: a network is always the same bytes."""
+    """Returns whether a file is what would be written: a network always has the same bytes."""
     from osvos_tf.network.files import save_model
 
     with tempfile.TemporaryDirectory() as folder:
@@ -82,7 +82,7 @@ def _is_same(path: pathlib.Path, network: Any) -> bool:
 
 
 def run() -> None:
-    """The console command."""
+    """Runs the console command."""
     cli.run(main, FLAGS, __doc__, GROUPS)
 
 

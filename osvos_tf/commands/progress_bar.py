@@ -64,7 +64,7 @@ class Progress:
             self._print("" if self._unit == "second" else took)
 
     def advance(self, note: str = "", to: float | None = None) -> None:
-        """Counts one more unit, or all up to number `to`; `note` says how it goes."""
+        """Counts one more unit, or all up to number `to`; `note` is shown beside it."""
         step = 1 if to is None else int(to) - self._count
         self._count += step
         self._bar.set_postfix_str(printable(note), refresh=False)
@@ -87,5 +87,5 @@ class Progress:
 
 
 def printable(text: object) -> str:
-    """Returns the text with what a terminal would obey written out: names may hold anything."""
+    """Returns the text with control characters spelled out: names may hold anything."""
     return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], str(text))

@@ -7,8 +7,8 @@ leaves in the output folder `masks/` (one PNG a frame, 0 and 255) and `run.json`
 seconds); the folder appears when all of it is there. The same command again asks the server only if
 masks are missing, or with --overwrite. The masks are those of `segment`, snapped as there; the
 server is TensorFlow Serving or `osvos-serve`, by gRPC (`host:8500`) or by REST
-(`http://host:8501`). Snapping wants probabilities, which REST carries as text: with a REST server,
---snap=none is many times faster, because then frames and masks travel as PNG.
+(`http://host:8501`). Snapping needs probabilities, which REST carries as text: with a REST server,
+--snap=none is many times faster, because frames and masks then travel as PNG.
 """
 
 import collections
@@ -136,7 +136,7 @@ def run() -> None:
 
 
 def _work(args: flags.FlagValues) -> dict[str, Any]:
-    """Returns what decides over the masks, for `results.draft`."""
+    """Returns what decides the masks, for `results.draft`."""
     is_local = os.path.exists(args.server)
     return {
         "command": "query",
@@ -149,7 +149,7 @@ def _work(args: flags.FlagValues) -> dict[str, Any]:
 
 
 def _is_whole(out: str, work: dict[str, Any], frames: Frames) -> bool:
-    """Tells whether a folder holds the masks of this work, each of them whole."""
+    """Returns whether a folder holds the masks of this work, all of them intact."""
     record = results.read_record(out)
     if record is None or not results.is_finished(out, work):
         return False

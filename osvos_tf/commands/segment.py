@@ -215,7 +215,7 @@ def _watch(budget: float | None) -> Iterator[OnProgress]:
     """Yields a callback that shows how far learning and then segmenting have come.
 
     Args:
-        budget: seconds of training, where these are what ends it.
+        budget: seconds of training, if they end it.
     """
     with contextlib.ExitStack() as bars:
         shown: dict[str, progress_bar.Progress] = {}

@@ -309,7 +309,7 @@ def _run(args: flags.FlagValues, jobs: list[VideoJob]) -> Generator[dispatch.Out
 
 
 def _result(outcome: dispatch.Outcome) -> dict[str, Any]:
-    """Returns what is noted of a sequence, for a line of JSON."""
+    """Returns what `results.jsonl` says of a sequence."""
     return {
         "sequence": _sequence(outcome.job),
         "status": "failed" if outcome.reply.get("error") else "done",

@@ -131,7 +131,7 @@ def main(args: flags.FlagValues) -> None:
 
 
 def run() -> None:
-    """The console command."""
+    """Runs the console command."""
     cli.run(main, FLAGS, __doc__, GROUPS)
 
 
@@ -151,7 +151,7 @@ def _models(values: Sequence[str]) -> dict[str, str]:
 
 
 def _log() -> None:
-    """Shows which versions come and go, and faults; on standard error."""
+    """Reports versions that come and go, and faults, on standard error."""
     logging.basicConfig(format="%(asctime)s %(message)s")
     logging.getLogger("osvos_tf").setLevel(logging.INFO)
     # Its errors are clients that speak no HTTP.

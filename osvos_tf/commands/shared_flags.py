@@ -1,4 +1,4 @@
-"""Flags that several commands have, and from flags to options."""
+"""Flags that several commands share, and the way from flags to options."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class _PathParser(flags.ArgumentParser):
     """The value of a flag that names a path, NAME:PATH too, with the home folder for `~`."""
 
     def parse(self, argument: str) -> str:
-        """Returns the path; raises ValueError where there is none."""
+        """Returns the path; raises ValueError if it is empty."""
         if not argument:
             raise ValueError("wanted a path, got nothing")
         path = os.path.expanduser(argument)
@@ -75,7 +75,7 @@ class _PathParser(flags.ArgumentParser):
         return path
 
     def flag_type(self) -> str:
-        """What the value is."""
+        """Returns the name of the value's type."""
         return "path"
 
 
@@ -113,7 +113,7 @@ def read_options(kind: type[T], flag_values: flags.FlagValues) -> T:
 
 
 def require_positive(flag_values: flags.FlagValues, *names: str) -> None:
-    """Raises InputError where a flag is given and not above zero."""
+    """Raises InputError if a flag is given and not above zero."""
     for name in names:
         value = flag_values[name].value
         if value is not None and not value > 0:

@@ -1,4 +1,4 @@
-r"""Trains the contour network: where in any picture one thing ends and another begins.
+r"""Trains the contour network: where one thing ends and another begins, in any picture.
 
     python -m pipelines.train_contour --bsds=BSDS500 --workdir=runs/contour \
         --recipe=scratch --weights=random --width_multiplier=0.5
@@ -72,7 +72,7 @@ def main(args: flags.FlagValues) -> None:
 
 
 def run() -> None:
-    """The console command."""
+    """Runs the console command."""
     cli.run(main, FLAGS, __doc__, training_flags.groups(*TASK.source))
 
 

@@ -1,7 +1,7 @@
 """One video from its frames and masks to a folder of results, as `segment` and workers make it.
 
 OUT/masks/00000.png       one PNG a frame, 0 and 255
-OUT/probabilities/        the same of probabilities, 0..255; where asked for
+OUT/probabilities/        the same of probabilities, 0..255; on request
 OUT/overlay.mp4
 OUT/specialist.keras, specialist.json, annotations/   see `specialist`
 OUT/run.json              the record
@@ -79,7 +79,7 @@ class VideoJob:
         return cls(**{**value, "masks": masks, "learn": learn, "segment": segment})
 
     def work(self) -> dict[str, Any]:
-        """Returns all that decides over the results, for `results.draft`.
+        """Returns everything that decides the results, for `results.draft`.
 
         Networks and masks count by their content; frames, which are many, by their path, their
         names, the sizes of their files, and the content of the first.
@@ -100,9 +100,9 @@ class VideoJob:
         }
 
     def find_fault(self) -> str | None:
-        """Returns why `out` does not hold this job's whole results, None if it does.
+        """Returns why `out` does not hold this job's complete results; None if it does.
 
-        An empty text: nothing is there.
+        An empty text: it holds nothing.
         """
         if not os.path.isdir(self.out) or not os.listdir(self.out):
             return ""
@@ -124,9 +124,9 @@ class VideoJob:
 
 
 def split_mask(value: str) -> tuple[str | None, str]:
-    """Returns name of the frame and path of a mask; None stands for the first frame.
+    """Returns a mask's frame name and path; None stands for the first frame.
 
-    A plain path may hold a colon itself, so what is a file is a path.
+    A path may contain a colon, so anything that is a file is a path.
     """
     name, _, path = value.rpartition(":")
     return (name, path) if name and not os.path.isfile(value) else (None, value)
@@ -138,14 +138,14 @@ def run(
     on_progress: OnProgress | None = None,
     on_resume: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """Does a job: its results are whole in `out` then, and until then `out` is as it was.
+    """Does a job: `out` stays as it was until the results are complete, and then holds them.
 
-    Results that are whole already stay as they are. What a killed run has learned is used.
+    Complete results stay as they are. What a killed run has learned is used.
 
     Args:
         job: what to make.
         on_progress: see `specialist.learn`.
-        on_resume: called with a sentence where training is not needed.
+        on_resume: called with a sentence if training is not needed.
 
     Returns:
         The record.
@@ -223,8 +223,8 @@ def _annotations(job: VideoJob, frames: Frames) -> tuple[Annotation, ...]:
 def _check_place(job: VideoJob, work: Mapping[str, Any], given: tuple[Annotation, ...]) -> None:
     """Raises InputError where results cannot be made in `out`.
 
-    A mask that was corrected where an earlier run wrote it may stay there: it is given back as it
-    is, to the last byte.
+    A mask that was corrected where an earlier run wrote it may stay there: it comes back byte for
+    byte.
     """
     networks = [path for path in (job.learn.parent, job.segment.contour) if path]
     inputs = [job.frames, *(path for path in networks if os.path.isfile(path))]
@@ -237,7 +237,7 @@ def _check_place(job: VideoJob, work: Mapping[str, Any], given: tuple[Annotation
 
 
 def _is_written_so(path: str) -> bool:
-    """Tells whether a mask's file is as `video.write_mask` writes it: grey, 0 and 255."""
+    """Returns whether a mask's file is as `masks.write_mask` writes it: grey, 0 and 255."""
     with open_image(path) as image:
         return image.mode == "L" and set(np.unique(np.asarray(image)).tolist()) <= {0, 255}
 
@@ -245,7 +245,7 @@ def _is_written_so(path: str) -> bool:
 def _known(
     out: str, work: Mapping[str, Any], draft: results.Draft, given: tuple[Annotation, ...]
 ) -> "Specialist | None":
-    """Returns what an earlier run of this very work has learned, None if there is nothing whole."""
+    """Returns what an earlier run of exactly this work has learned, or None."""
     from osvos_tf.segmentation import specialist
 
     folders = [draft.folder] if draft.resumed else []
@@ -361,12 +361,12 @@ def _as_flags(job: VideoJob) -> dict[str, Any]:
 
 
 def _identify(path: str | os.PathLike[str]) -> str:
-    """Returns a file's checksum; what is no file, such as "random", stands for itself."""
+    """Returns a file's checksum; anything else, such as "random", stands for itself."""
     return results.identify(path) if os.path.isfile(path) else str(path)
 
 
 def _identify_frames(path: str) -> str:
-    """Returns what tells a video from others without reading all of it."""
+    """Returns what identifies a video without reading all of it."""
     place = pathlib.Path(os.path.realpath(path))
     digest = hashlib.sha256()
     images = [place]

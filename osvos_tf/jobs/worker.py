@@ -33,13 +33,13 @@ _THREADS = ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 def environment(threads: int) -> dict[str, str]:
-    """Returns the environment variables by which TensorFlow and NumPy keep to so many threads."""
+    """Returns the environment variables that limit TensorFlow and NumPy to so many threads."""
     growth = {"TF_FORCE_GPU_ALLOW_GROWTH": "true"}  # a GPU may have to do for several workers
     return {**dict.fromkeys(_THREADS, str(threads)), **growth}
 
 
 def prepare(threads: int, cores: Sequence[int] = ()) -> None:
-    """Loads TensorFlow for so many threads; on these cores alone, where the system can do that."""
+    """Loads TensorFlow for so many threads, and only these cores if the system supports that."""
     if cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)
     os.environ.update(environment(threads))
@@ -66,7 +66,7 @@ def segment_sequence(job: VideoJob) -> dict[str, Any]:
 
 
 def _forget() -> None:
-    """Lets go of a sequence's networks and graphs, which point at each other in circles."""
+    """Releases a sequence's networks and graphs, which refer to each other in circles."""
     if "keras" in sys.modules:
         sys.modules["keras"].backend.clear_session()
     gc.collect()

@@ -61,9 +61,9 @@ def read_list(
         "a cat.mp4" cat.png 00042:cat_corrected.png
         left:day1/camera day1/left.png
 
-    Words are parted and quoted as in a shell; empty lines and lines that begin with `#` are passed
-    by. A sequence is called what its folder or video is called (without suffix), or `NAME` where
-    its frames are given as `NAME:FRAMES`.
+    Words are split and quoted as in a shell; empty lines and lines that begin with `#` are
+    skipped. A sequence has the name of its folder or video (without suffix), or `NAME` if its
+    frames are given as `NAME:FRAMES`.
 
     Args:
         path: the list.
@@ -74,7 +74,7 @@ def read_list(
 
     Raises:
         InputError: the list cannot be read or is empty, a line has no mask, two sequences have
-            one name, or a name is no plain folder name.
+            the same name, or a name is not a plain folder name.
     """
     path = pathlib.Path(path)
     root = path.parent if root is None else pathlib.Path(root)
@@ -129,7 +129,7 @@ def _split(word: str, root: pathlib.Path) -> tuple[str | None, str]:
 
 
 def _check(items: Sequence[Item], source: str) -> tuple[Item, ...]:
-    """Returns the items, once their names have proved good as names of folders."""
+    """Returns the items after checking that their names can be names of folders."""
     seen: set[str] = set()
     for item in items:
         davis.check_name(item.name, source)
@@ -157,7 +157,7 @@ def results_path(out: str | os.PathLike[str], index: int = 0, count: int = 1) ->
 
 
 def append_result(path: pathlib.Path, result: Mapping[str, Any]) -> None:
-    """Adds a line to the results; a line that was cut off before stays apart from it."""
+    """Adds a line to the results; a line cut off earlier stays separate."""
     line = json.dumps(result, ensure_ascii=False) + "\n"
     with open(path, "a+b") as file:
         if file.tell():
