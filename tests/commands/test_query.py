@@ -202,7 +202,7 @@ def test_results_of_other_flags_are_replaced_when_asked_for(arguments):
     ("changes", "message"),
     [
         ({"frames": "absent"}, "does not exist"),
-        ({"model": "cat"}, "Wanted model 'cat'"),
+        ({"model": "cat"}, "No model 'cat'"),
         ({"server": "localhost"}, "Wanted a server"),
         ({"server": "http://127.0.0.1:1"}, "Is a server running there"),
         ({"server": "127.0.0.1:1"}, "Is a server running there"),
@@ -218,7 +218,7 @@ def test_refused_with_a_message_and_nothing_written(arguments, impatient, change
 def test_a_mistake_does_not_cost_an_earlier_result(arguments, impatient):
     run(arguments)
     before = read_files(arguments["out"] / "masks")
-    with pytest.raises(InputError, match="Wanted model 'cat'"):
+    with pytest.raises(InputError, match="No model 'cat'"):
         run({**arguments, "model": "cat", "overwrite": True})
     assert read_files(arguments["out"] / "masks") == before
     assert (arguments["out"] / "run.json").exists()

@@ -57,8 +57,9 @@ FATES = {"kill_at": kill_at, "file_bytes": limit_files, "uid": os.setuid}
 def run(command, flags, fate):
     for name, value in fate.items():
         FATES[name](value)
-    for number in (signal.SIGINT, signal.SIGTERM):  # as in a process that begins with the command
+    for number in SIGNALS:  # as in a process that begins with the command
         signal.signal(number, commands.leave)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     sys.argv = [command, *flags]
     module = importlib.import_module(f"osvos_tf.commands.{command}")
     try:
@@ -70,10 +71,15 @@ def run(command, flags, fate):
         traceback.print_exc()
         return 1
 
+SIGNALS = {signal.SIGINT, signal.SIGTERM}
+
 for line in sys.stdin:
     reader, writer = os.pipe()
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until the child knows what to do with them
     child = os.fork()
-    if child == 0:
+    if child:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    else:
         os.dup2(writer, 1)
         os.dup2(writer, 2)
         os.close(reader)
