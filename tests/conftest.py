@@ -43,6 +43,17 @@ def fake_records(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def parent(tmp_path_factory):
+    """A tiny network with random weights that looks at frames as they come. Only to be read."""
+    from osvos_tf.network import files, model
+
+    path = tmp_path_factory.mktemp("parent") / "parent.keras"
+    network = model.build_foreground(width_multiplier=1 / 16, start="scratch", seed=1)
+    files.save_model(network, path)
+    return path
+
+
+@pytest.fixture(scope="session")
 def commands():
     """Starts commands in real processes, see `commands.Commands`."""
     with Commands(cwd=REPOSITORY) as commands:

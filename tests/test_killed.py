@@ -1,7 +1,7 @@
 """SIGKILL at random moments: the next run completes, and its results are an undisturbed run's.
 
 Each command is killed again and again over what the killed ones before it left, then run to its
-end. `test_davis_to_tfrecord.py` does the same to the conversion.
+end. `test_davis_to_tfrecord.py` and `test_evaluate.py` do the same to theirs.
 """
 
 import itertools
@@ -15,21 +15,14 @@ import pytest
 
 from osvos_tf.data import davis
 from osvos_tf.network import model
-from osvos_tf.network.files import load_model, save_model
+from osvos_tf.network.files import load_model
 from osvos_tf.serving import client
 from osvos_tf.serving import server as model_server
-from support.commands import moments
+from support.commands import FEW_AND_MANY, moments
 from support.toy_model import wait_until
 
 WIDTH = 1 / 32
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def parent(tmp_path_factory):
-    path = tmp_path_factory.mktemp("parent") / "parent.keras"
-    save_model(model.build_foreground(width_multiplier=WIDTH, start="scratch", seed=1), path)
-    return path
 
 
 def weights(path):
@@ -50,18 +43,32 @@ def content(folder):
     }
 
 
-def test_training(commands, fake_records, tmp_path):
+@FEW_AND_MANY
+def test_training(commands, fake_records, tmp_path, count, anywhere):
     """Most of its time goes into checkpoints, so most moments are in the middle of one."""
     flags = [
         f"--records={fake_records}", "--recipe=scratch", "--weights=random", "--precision=float32",
-        f"--width_multiplier={WIDTH}", "--height=32", "--updates=60", "--checkpoint_seconds=0",
+        f"--width_multiplier={WIDTH}", "--height=32", "--updates=12", "--checkpoint_seconds=0",
     ]  # fmt: skip
     undisturbed, workdir = tmp_path / "undisturbed", tmp_path / "killed"
-    seconds = commands.run("train_parent", [*flags, f"--workdir={undisturbed}"])
+
+    def checkpoints(folder=workdir):
+        return sorted(path.name for path in folder.glob("checkpoints/*.index"))
+
+    seconds = commands.run(
+        "train_parent",
+        [*flags, f"--workdir={undisturbed}"],
+        once=None if anywhere else lambda: checkpoints(undisturbed),
+    )
     expected = weights(undisturbed / "parent.keras")
     kills = 0
-    for moment in moments(seconds):
-        was_killed = commands.kill("train_parent", [*flags, f"--workdir={workdir}"], moment)
+    for moment in moments(seconds, count):
+        was_killed = commands.kill(
+            "train_parent",
+            [*flags, f"--workdir={workdir}"],
+            moment,
+            once=None if anywhere else checkpoints,
+        )
         kills += was_killed
         if (workdir / "parent.keras").exists():
             assert_same(weights(workdir / "parent.keras"), expected)
@@ -69,8 +76,11 @@ def test_training(commands, fake_records, tmp_path):
         else:
             assert was_killed
     assert kills
-    commands.run("train_parent", [*flags, f"--workdir={workdir}"])
+    before = checkpoints()
+    status, text = commands.finish("train_parent", [*flags, f"--workdir={workdir}"])
+    assert status == 0 and ("went on from update" in text) == bool(before), text
     assert_same(weights(workdir / "parent.keras"), expected)
+    assert model.working_height(load_model(workdir / "parent.keras")) == 32
     assert sorted(path.name for path in workdir.iterdir()) == sorted(
         path.name for path in undisturbed.iterdir()
     )
@@ -88,8 +98,11 @@ def frames(fake_davis):
     return [f"--frames={folder}", f"--mask={bear.frames[0].mask}"]
 
 
-def test_results_of_segment_are_the_old_ones_or_the_new_ones(commands, frames, parent, tmp_path):
-    """Thirty kills, in a folder where a person has laid files of their own."""
+@FEW_AND_MANY
+def test_results_of_segment_are_the_old_ones_or_the_new_ones(
+    commands, frames, parent, tmp_path, count, anywhere
+):
+    """In a folder where a person has laid files of their own."""
     flags = [*frames, f"--parent={parent}", "--updates=0", "--precision=float32", "--overwrite"]
     works = {"a": [*flags, "--probabilities"], "b": [*flags, "--snap=none", "--threshold=0.5"]}
     undisturbed, out = tmp_path / "undisturbed", tmp_path / "out"
@@ -109,8 +122,13 @@ def test_results_of_segment_are_the_old_ones_or_the_new_ones(commands, frames, p
         assert found == expected[name]
         return name
 
+    def drafts():
+        return [path for folder in (tmp_path, undisturbed) for path in folder.glob(".*/masks/*")]
+
+    once = None if anywhere else drafts
     seconds = min(  # of the second, since the first one loads more
-        commands.run("segment", [*works[name], f"--out={undisturbed / name}"]) for name in works
+        commands.run("segment", [*works[name], f"--out={undisturbed / name}"], once)
+        for name in works
     )
     expected = {name: content(undisturbed / name) for name in works}
     records = {name: json.loads(expected[name]["run.json"]) for name in works}
@@ -119,14 +137,15 @@ def test_results_of_segment_are_the_old_ones_or_the_new_ones(commands, frames, p
         (out / name).write_bytes(data)
     signals = itertools.cycle((signal.SIGKILL, signal.SIGINT, signal.SIGTERM))
     kills = 0
-    for moment, number in zip(moments(seconds, 30), signals, strict=False):
+    for moment, number in zip(moments(seconds, count), signals, strict=False):
         before = whole()
         wanted = "b" if before == "a" else "a"
-        was_killed = commands.kill("segment", [*works[wanted], f"--out={out}"], moment, number)
+        command = [*works[wanted], f"--out={out}"]
+        was_killed = commands.kill("segment", command, moment, number, once)
         after = whole()
         assert was_killed or after == wanted
         kills += was_killed
-    assert kills >= 10  # a run that goes on from a killed one may be done before its moment
+    assert kills >= count / 3  # a run that goes on from a killed one may be done before its moment
     for wanted in ("a", "b"):
         commands.run("segment", [*works[wanted], f"--out={out}"])
         assert whole() == wanted
@@ -162,11 +181,13 @@ def test_masks_that_were_being_written_are_made_by_the_specialist_that_was_learn
     assert status == 0 and "holds these results already, whole" in text
 
 
-def test_export_and_serving_swap(commands, parent, tmp_path):
+@FEW_AND_MANY
+def test_export_and_serving_swap(commands, parent, tmp_path, count, anywhere):
     """While exports are killed, the server goes on with the last version that is whole."""
     folder = tmp_path / "saved_models" / "dog"
     flags = [f"--model={parent}", f"--out={folder}"]
-    seconds = commands.run("export_saved_model", flags)
+    once = None if anywhere else lambda: len(list(folder.rglob("*")))
+    seconds = commands.run("export_saved_model", flags, once)
     frames = np.random.default_rng(0).integers(0, 255, (1, 24, 40, 3), np.uint8)
     with (
         model_server.ModelServer({"dog": folder}, poll_seconds=0.05) as server,
@@ -174,8 +195,8 @@ def test_export_and_serving_swap(commands, parent, tmp_path):
     ):
         expected = predict(frames)
         versions, kills = {1}, 0
-        for moment in moments(seconds):
-            kills += commands.kill("export_saved_model", flags, moment)
+        for moment in moments(seconds, count):
+            kills += commands.kill("export_saved_model", flags, moment, once=once)
             found = {int(path.name) for path in folder.iterdir() if path.name.isdecimal()}
             versions |= found
             np.testing.assert_array_equal(predict(frames), expected)

@@ -174,6 +174,8 @@ def _views(
         return tf.cond(paste, pasted, lambda: (image, mask))
 
     options = tf.data.Options()
+    # Its thread ends up to a minute late, and whoever lets the iterator go waits for it (TF 2.21).
+    options.autotune.enabled = False
     # A checkpoint holds the position alone: no finished views, which are other workers' others.
     options.experimental_symbolic_checkpoint = True
     options.threading.private_threadpool_size = 0  # one thread a core, whatever the loop uses

@@ -104,7 +104,9 @@ def _examples(
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
     )
-    for example, error in dataset.prefetch(tf.data.AUTOTUNE).as_numpy_iterator():
+    options = tf.data.Options()
+    options.autotune.enabled = False  # as in `input_pipeline`
+    for example, error in dataset.prefetch(16).with_options(options).as_numpy_iterator():
         if error:
             raise InputError(error.decode())
         yield example

@@ -71,20 +71,18 @@ def test_counts_are_those_of_the_graph(frozen_blocks, sides):
         )
     batch = 2
 
-    def forward(images, labels):
-        outputs = network(images, training=True)
-        return losses.deep_supervision(outputs, labels, side_weight=0.5 * sides)[0]
-
     def step(images, labels):
         with tf.GradientTape() as tape:
-            loss = forward(images, labels)
+            outputs = network(images, training=True)
+            loss, _ = losses.deep_supervision(outputs, labels, side_weight=0.5 * sides)
         gradients = tape.gradient(loss, network.trainable_variables)
-        return [gradient for gradient in gradients if gradient is not None]
+        return loss, [gradient for gradient in gradients if gradient is not None]
 
     settings = {"batch_size": batch, "width_multiplier": TINY, "sides": sides}
     training = cost.training_flops(*SIZE, **settings, frozen_blocks=frozen_blocks)
-    assert flops_of(forward, batch) == cost.forward_flops(*SIZE, **settings)
-    assert flops_of(step, batch) == training
+    loss, *gradients = outputs_of(step, batch)
+    assert flops_of([loss]) == cost.forward_flops(*SIZE, **settings)
+    assert flops_of(gradients) == training
     kept = cost.training_flops(*SIZE, **settings, frozen_blocks=frozen_blocks, kept=True)
     frozen = [f"block{b}_" for b in range(1, frozen_blocks + 1)]
     assert training - kept == batch * sum(
@@ -103,12 +101,16 @@ def test_batches_and_passes(height, width, batch):
     assert steps[0] < 3 * forward
 
 
-def flops_of(function, batch):
-    """Sums the convolutions that the results of a traced function need."""
+def outputs_of(function, batch):
+    """Returns what a function of images and labels gives, in its graph."""
     images = tf.TensorSpec((batch, *SIZE, 3), tf.float32)
     labels = tf.TensorSpec((batch, *SIZE, 1), tf.uint8)
-    graph = tf.function(function).get_concrete_function(images, labels).graph
-    needed, left = set(), [tensor.op for tensor in graph.outputs]
+    return tf.function(function).get_concrete_function(images, labels).outputs
+
+
+def flops_of(tensors):
+    """Sums the convolutions that tensors of a graph need."""
+    needed, left = set(), [tensor.op for tensor in tensors]
     while left:
         operation = left.pop()
         if operation not in needed:

@@ -14,7 +14,7 @@ from osvos_tf import runtime
 from osvos_tf.commands import cli, davis_to_tfrecord
 from osvos_tf.data import tfrecord
 from osvos_tf.errors import InputError
-from support.commands import Commands, moments
+from support.commands import FEW_AND_MANY, Commands, moments
 from support.world import REPOSITORY
 
 
@@ -234,18 +234,22 @@ def assert_whole_or_none(out, whole):
         tfrecord.load_records(out)  # checks every frame
 
 
-def test_killed_at_any_moment_it_leaves_whole_records_or_none(commands, fake_davis, tmp_path):
+@FEW_AND_MANY
+def test_killed_at_any_moment_it_leaves_whole_records_or_none(
+    commands, fake_davis, tmp_path, count, anywhere
+):
     lengthen(fake_davis)
     flags = [f"--davis={fake_davis}", "--split=long", "--shards=16", "--overwrite"]
-    seconds = commands.run("davis_to_tfrecord", [*flags, f"--out={tmp_path / 'undisturbed'}"])
+    once = None if anywhere else lambda: len(list(tmp_path.glob(".*/*")))
+    seconds = commands.run("davis_to_tfrecord", [*flags, f"--out={tmp_path / 'undisturbed'}"], once)
     whole = without_record(tmp_path / "undisturbed")
     assert len(whole) == 16 + 1
 
     out, kills = tmp_path / "killed", 0
-    for number, moment in enumerate(moments(seconds)):
+    for number, moment in enumerate(moments(seconds, count)):
         if number % 2:  # over whole records; else over what the one before has left
             shutil.copytree(tmp_path / "undisturbed", out, dirs_exist_ok=True)
-        kills += commands.kill("davis_to_tfrecord", [*flags, f"--out={out}"], moment)
+        kills += commands.kill("davis_to_tfrecord", [*flags, f"--out={out}"], moment, once=once)
         assert_whole_or_none(out, whole)
     assert kills
 

@@ -11,12 +11,14 @@ import pytest
 from osvos_tf.commands import cli, demo, evaluate, segment, train_parent
 from osvos_tf.data import painted_world
 from osvos_tf.errors import InputError
+from osvos_tf.network.parents import PARENTS
 
 LEFT = {"contact_sheet.png", "evaluation", "parent", "records", "results", "run.json", "world"}
 
 
 @pytest.fixture(autouse=True)
-def tiny(monkeypatch):
+def tiny(monkeypatch, parent):
+    monkeypatch.setitem(PARENTS, "compact", parent)
     for name, value in {
         "_TRAIN": 2,
         "_VAL": 1,

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import cv2
 import numpy as np
@@ -22,17 +20,8 @@ from osvos_tf.media.videos import write_video
 from osvos_tf.network import DEFAULT_THRESHOLD, model
 from osvos_tf.network.files import save_model
 from osvos_tf.segmentation import colours, inference, snapping
-from support.world import REPOSITORY
 
 HEIGHT, WIDTH = 48, 80  # of the invented tree
-
-
-@pytest.fixture(scope="session")
-def parent(tmp_path_factory):
-    """A tiny network with random weights that looks at frames as they come."""
-    path = tmp_path_factory.mktemp("parent") / "parent.keras"
-    save_model(model.build_foreground(width_multiplier=1 / 8, start="scratch", seed=1), path)
-    return path
 
 
 @pytest.fixture
@@ -336,17 +325,12 @@ def test_nothing_to_learn_from(arguments):
         run({**arguments, "parent": "random", "updates": 0})
 
 
-@pytest.mark.slow
-def test_exit_status_of_a_users_mistake(arguments):
-    command = [sys.executable, "-m", "pipelines.segment"]
+def test_exit_status_of_a_users_mistake(arguments, commands):
     flags = [f"--{name}={value}" for name, value in {**arguments, "frames": "absent"}.items()]
     for flag in (flags, ["--frames=x"], ["--no_such_flag=1"], [*flags, "word"]):
-        done = subprocess.run(
-            [*command, *flag], cwd=REPOSITORY, capture_output=True, text=True, check=False
-        )
-        assert (done.returncode, done.stdout) == (2, "")
-        assert done.stderr.startswith("segment: ") and "Traceback" not in done.stderr
-    assert "Wanted flags only" in done.stderr
+        status, said = commands.finish("segment", flag)
+        assert status == 2 and said.startswith("segment: ") and "Traceback" not in said
+    assert "Wanted flags only" in said
 
 
 def test_missing_flags_are_named():

@@ -19,8 +19,7 @@ from osvos_tf.data import davis
 from osvos_tf.errors import InputError
 from osvos_tf.jobs import dispatch, engines, video_job, worker, worklist
 from osvos_tf.media.masks import write_mask
-from osvos_tf.network import model
-from osvos_tf.network.files import load_model, save_model
+from osvos_tf.network.files import load_model
 from osvos_tf.network.parents import PARENTS
 from osvos_tf.segmentation import options, specialist
 from support import quick_specialist
@@ -29,14 +28,6 @@ from support.world import REPOSITORY
 
 JOB = REPOSITORY / "deploy" / "segment_dataset.job.yaml"
 FRAMES = ["00000.png", "00001.png", "00002.png", "00003.png"]
-
-
-@pytest.fixture(scope="session")
-def parent(tmp_path_factory):
-    """A tiny network with random weights."""
-    path = tmp_path_factory.mktemp("parent") / "parent.keras"
-    save_model(model.build_foreground(width_multiplier=1 / 16, start="scratch", seed=1), path)
-    return path
 
 
 @pytest.fixture

@@ -1,12 +1,9 @@
 """The command `train_parent` as a user meets it: real processes, killed ones among them."""
 
-import random
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -14,7 +11,6 @@ import pytest
 from osvos_tf import runtime
 from osvos_tf.commands import cli, train_parent
 from osvos_tf.errors import InputError
-from osvos_tf.network import model
 from osvos_tf.network.files import load_model
 from support import foreign
 from support.commands import SECONDS, in_background, wait_for
@@ -25,10 +21,6 @@ def to_flags(values):
     return [f"--{name}={value}" for name, value in values.items()]
 
 
-def command(**flags):
-    return [sys.executable, "-m", "pipelines.train_parent", *to_flags(flags)]
-
-
 @pytest.fixture
 def start():
     """Starts the command in the background."""
@@ -36,10 +28,10 @@ def start():
         yield lambda **flags: start("train_parent", to_flags(flags))
 
 
-def run(**flags):
-    return subprocess.run(
-        command(**flags), cwd=REPOSITORY, text=True, capture_output=True, timeout=SECONDS
-    )
+@pytest.fixture
+def run(commands):
+    """Runs the command in a process; returns its status and what it said."""
+    return lambda **flags: commands.finish("train_parent", to_flags(flags))
 
 
 def tiny(records, workdir, **flags):
@@ -57,46 +49,14 @@ def tiny(records, workdir, **flags):
     }
 
 
-def assert_refused(process, *words):
+def assert_refused(end, *words):
     """One message, status 2, no traceback."""
-    assert process.returncode == 2, process.stderr
-    assert "Traceback" not in process.stderr
-    assert process.stderr.startswith("train_parent: ")
+    status, said = end
+    assert status == 2, said
+    assert "Traceback" not in said
+    assert said.startswith("train_parent: ")
     for word in words:
-        assert word in process.stderr
-
-
-@pytest.mark.slow
-def test_a_killed_run_goes_on_to_the_same_end(start, fake_records, tmp_path):
-    undisturbed = start(**tiny(fake_records, tmp_path / "undisturbed"))
-    workdir = tmp_path / "killed"
-    flags = tiny(fake_records, workdir, checkpoint_seconds=0)
-    victim = start(**flags)
-    wait_for((workdir / "checkpoints" / "checkpoint").is_file, victim)
-    delay = random.uniform(0, 1)
-    time.sleep(delay)
-    victim.kill()
-    victim.communicate()
-    assert victim.returncode == -signal.SIGKILL
-    assert not (workdir / "parent.keras").exists()
-
-    resumed = run(**flags)
-    assert resumed.returncode == 0, resumed.stderr
-    assert "went on from update" in resumed.stdout
-    _, errors = undisturbed.communicate(timeout=SECONDS)
-    assert undisturbed.returncode == 0, errors
-    found, expected = (
-        load_model(folder / "parent.keras") for folder in (workdir, tmp_path / "undisturbed")
-    )
-    assert model.working_height(found) == 48
-    for a, b in zip(found.get_weights(), expected.get_weights(), strict=True):
-        np.testing.assert_array_equal(a, b, err_msg=f"killed {delay} s after a checkpoint")
-    left = {"parent.keras", "flags.json", "checkpoints", "summaries"}
-    assert {path.name for path in workdir.iterdir()} == left
-
-    before = (workdir / "parent.keras").read_bytes()
-    assert_refused(run(**{**flags, "seed": 4, "updates": 41}), "--seed=3 (now 4)", "--updates=40")
-    assert (workdir / "parent.keras").read_bytes() == before
+        assert word in said
 
 
 @pytest.mark.parametrize(
@@ -113,29 +73,29 @@ def test_a_killed_run_goes_on_to_the_same_end(start, fake_records, tmp_path):
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_mistakes_in_flags_are_explained(flags, words, fake_records, tmp_path):
+def test_mistakes_in_flags_are_explained(run, flags, words, fake_records, tmp_path):
     (tmp_path / "file").touch()
 
     def fill(text):
         return text.format(tmp_path=tmp_path) if isinstance(text, str) else text
 
     flags = {name: fill(value) for name, value in flags.items()}
-    process = run(**{**tiny(fake_records, tmp_path / "run", updates=1), **flags})
-    assert_refused(process, *map(fill, words))
+    end = run(**{**tiny(fake_records, tmp_path / "run", updates=1), **flags})
+    assert_refused(end, *map(fill, words))
     assert not (tmp_path / "run").exists()
 
 
-def test_required_flags_are_named():
+def test_required_flags_are_named(run):
     assert_refused(run(records="somewhere"), "--workdir")
 
 
-def test_a_missing_records_folder_is_explained(tmp_path):
-    process = run(**tiny(tmp_path / "none", tmp_path / "run"))
-    assert_refused(process, str(tmp_path / "none"), "davis_to_tfrecord")
+def test_a_missing_records_folder_is_explained(run, tmp_path):
+    end = run(**tiny(tmp_path / "none", tmp_path / "run"))
+    assert_refused(end, str(tmp_path / "none"), "davis_to_tfrecord")
     assert not list((tmp_path / "run").iterdir())
 
 
-def test_weights_that_are_no_model_are_explained(fake_records, tmp_path):
+def test_weights_that_are_no_model_are_explained(run, fake_records, tmp_path):
     text = tmp_path / "parent.keras"
     text.write_text("not a model")
     flags = tiny(fake_records, tmp_path / "run", weights=text)
@@ -145,8 +105,7 @@ def test_weights_that_are_no_model_are_explained(fake_records, tmp_path):
     assert not (tmp_path / "run" / "parent.keras").exists()
 
 
-@pytest.mark.slow
-def test_training_starts_from_vgg16_in_a_file(fake_records, tmp_path):
+def test_training_starts_from_vgg16_in_a_file(run, fake_records, tmp_path):
     arrays = foreign.random_arrays(foreign.TRUNK)
     state = {}
     for (ours, *_), place in zip(foreign.TRUNK, foreign.TORCHVISION, strict=True):
@@ -154,8 +113,8 @@ def test_training_starts_from_vgg16_in_a_file(fake_records, tmp_path):
     foreign.write_torch_zip(tmp_path / "vgg16", state)
     flags = tiny(fake_records, tmp_path / "run", weights=tmp_path / "vgg16", updates=1)
     del flags["width_multiplier"]
-    process = run(**flags)
-    assert process.returncode == 0, process.stderr
+    status, said = run(**flags)
+    assert status == 0, said
     network = load_model(tmp_path / "run" / "parent.keras")
     assert network.get_layer("preprocess").scale == 1.0
     found = network.get_layer("block4_conv2").get_weights()[0]
@@ -200,7 +159,7 @@ def test_the_same_command_again_leaves_the_network_as_it_is(train, flags, tmp_pa
     assert not (workdir / "checkpoints").exists()
 
 
-def test_two_runs_in_one_folder(start, flags, tmp_path):
+def test_two_runs_in_one_folder(start, run, flags, tmp_path):
     """The second is told at once, long before TensorFlow is loaded."""
     workdir = tmp_path / "run"
     first = start(**{**flags, "updates": 100_000, "checkpoint_seconds": 0})
@@ -276,7 +235,11 @@ def test_inputs_where_it_would_write_are_refused(train, flags, tmp_path, name, v
 
 def test_help_names_every_flag_and_exits_well():
     process = subprocess.run(
-        [*command(), "--help"], cwd=REPOSITORY, text=True, capture_output=True, timeout=SECONDS
+        [sys.executable, "-m", "pipelines.train_parent", "--help"],
+        cwd=REPOSITORY,
+        text=True,
+        capture_output=True,
+        timeout=SECONDS,
     )
     assert process.returncode == 0
     assert process.stdout.startswith("Trains the parent network")

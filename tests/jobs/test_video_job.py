@@ -18,8 +18,6 @@ from osvos_tf.jobs import video_job
 from osvos_tf.jobs.video_job import VideoJob
 from osvos_tf.media.masks import read_mask, write_mask
 from osvos_tf.media.videos import write_video
-from osvos_tf.network import model
-from osvos_tf.network.files import save_model
 from osvos_tf.network.parents import PARENTS
 from osvos_tf.segmentation.options import LearnOptions, SegmentOptions
 from support import quick_specialist
@@ -380,13 +378,6 @@ def test_two_runs_at_once(job, out):
 
 
 # --- masks that are given -------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def parent(tmp_path_factory):
-    path = tmp_path_factory.mktemp("parent") / "parent.keras"
-    save_model(model.build_foreground(width_multiplier=1 / 32, start="scratch", seed=1), path)
-    return path
 
 
 @pytest.mark.parametrize("follow", [True, False])

@@ -31,14 +31,6 @@ IDS = {"snap": "none", "precision": "float32"}
 
 
 @pytest.fixture(scope="module")
-def parent(tmp_path_factory):
-    """A tiny network with random weights that looks at frames as they come."""
-    path = tmp_path_factory.mktemp("parent") / "parent.keras"
-    save_model(model.build_foreground(width_multiplier=1 / 16, start="scratch", seed=1), path)
-    return path
-
-
-@pytest.fixture(scope="module")
 def bear(tmp_path_factory):
     root = paint(tmp_path_factory.mktemp("world") / "DAVIS")
     return davis.read_split(root, "train", sequences=["bear"])[0]

@@ -16,7 +16,6 @@ import time
 
 import pytest
 
-MOMENTS = 20  # at which a command is killed
 SECONDS = 300  # for one process on a busy machine
 
 # Reads lines of JSON: a command, its flags, and what is to happen to it. Prints the fork's process
@@ -144,22 +143,37 @@ class Commands:
         """Runs a command to its end; returns its status and what it printed."""
         return self.start(command, flags, **fate)[1]()
 
-    def run(self, command, flags):
-        """Runs a command to its end, which must be a good one; returns its seconds."""
-        began = time.monotonic()
-        status, text = self.finish(command, flags)
+    def run(self, command, flags, once=None):
+        """Runs a command to its end, which must be a good one; returns its seconds, as `kill`."""
+        _, wait = self.start(command, flags)
+        began = self._await(once)
+        status, text = wait()
         assert status == 0, text
         return time.monotonic() - began
 
-    def kill(self, command, flags, seconds, number=signal.SIGKILL):
-        """Kills or stops a command after so many seconds; returns whether it was still at work."""
+    def kill(self, command, flags, seconds, number=signal.SIGKILL, once=None):
+        """Kills or stops a command after so many seconds; returns whether it was still at work.
+
+        `once` is a function: the seconds begin when what it returns is no longer what it was.
+        """
         child, wait = self.start(command, flags)
-        select.select([self._process.stdout], [], [], seconds)  # it says so when it is done before
+        self._await(once)
+        self._has_ended(seconds)
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, number)
         status, text = wait()
         assert status in (0, -number if number == signal.SIGKILL else 128 + number), text
         return status != 0
+
+    def _await(self, once):
+        before = once and once()
+        while once and once() == before and not self._has_ended(0.005):
+            pass
+        return time.monotonic()
+
+    def _has_ended(self, seconds):
+        """Waits so long at most for the command's end."""
+        return bool(select.select([self._process.stdout], [], [], seconds)[0])
 
     def _wait(self):
         status, text = self._answer()
@@ -207,7 +221,14 @@ def wait_for(condition, *processes):
     return result
 
 
-def moments(seconds, count=MOMENTS, seed=0):
+# For a test that kills again and again: from a command's first output on, or, in the long tests, at
+# any moment.
+FEW_AND_MANY = pytest.mark.parametrize(
+    ("count", "anywhere"), [(9, False), pytest.param(99, True, marks=pytest.mark.long)]
+)
+
+
+def moments(seconds, count, seed=0):
     """Yields times between 0 and `seconds`, one in each of as many equal parts, in any order."""
     numbers = random.Random(seed)
     parts = list(range(count))

@@ -1,5 +1,6 @@
 """A tiny network, its batches, and what a training does to it."""
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -13,6 +14,14 @@ def network():
     return model.build_foreground(width_multiplier=1 / 16, start="scratch", seed=1)
 
 
+def one_convolution():
+    """A network for what does not ask what is trained: its update is built in no time."""
+    keras.utils.set_random_seed(1)
+    images = keras.Input((None, None, 3))
+    fused = keras.layers.Conv2D(1, 3, padding="same", name="fused")(images)
+    return keras.Model(images, {"fused": fused})
+
+
 def views(batch_size=1, size=SIZE):
     """Endless batches; number n depends on nothing but n."""
 
@@ -21,7 +30,10 @@ def views(batch_size=1, size=SIZE):
         mask = tf.random.stateless_uniform((*size, 1), [1, number]) < 0.3
         return image, tf.cast(mask, tf.uint8)
 
-    return tf.data.Dataset.range(10**6).map(view).batch(batch_size).prefetch(2)
+    options = tf.data.Options()
+    options.autotune.enabled = False  # as in `input_pipeline`
+    dataset = tf.data.Dataset.range(10**6).map(view).batch(batch_size).prefetch(2)
+    return dataset.with_options(options)
 
 
 def first_batches(dataset, count):

@@ -21,6 +21,7 @@ from support.trainings import (
     gradients_of,
     names_and_kinds,
     network,
+    one_convolution,
     values_of,
     views,
 )
@@ -149,16 +150,16 @@ def test_a_stage_may_have_other_views_than_the_one_before(tmp_path):
     """The first stage's checkpoint holds batches of its own, made and not yet used."""
     first, second = recipe("momentum")
     second = dataclasses.replace(second, batch_size=2)
-    loop.train(network(), views(), first, tmp_path, on_update=lambda *_: time.sleep(0.2))
-    history = loop.train(network(), views(2, size=(17, 26)), second, tmp_path)
+    loop.train(one_convolution(), views(), first, tmp_path, on_update=lambda *_: time.sleep(0.2))
+    history = loop.train(one_convolution(), views(2, size=(17, 26)), second, tmp_path)
     assert [update for update, _ in history.losses] == [4, 5, 6]
 
 
 def test_a_finished_stage_only_restores(tmp_path):
     stage = dataclasses.replace(STAGE, updates=1)
-    trained = network()
+    trained = one_convolution()
     loop.train(trained, views(), stage, tmp_path)
-    fresh = network()
+    fresh = one_convolution()
     history = loop.train(fresh, views(), stage, tmp_path)
     assert (history.updates, history.losses, history.resumed_from) == (0, (), 1)
     assert_same_weights(fresh, trained)
@@ -170,9 +171,9 @@ def checkpoints(workdir):
 
 
 def test_checkpoints_are_as_rare_as_asked(tmp_path):
-    loop.train(network(), views(), STAGE, tmp_path / "often", checkpoint_seconds=0)
+    loop.train(one_convolution(), views(), STAGE, tmp_path / "often", checkpoint_seconds=0)
     assert checkpoints(tmp_path / "often") == ["2", "3"]  # the last two are kept
-    loop.train(network(), views(), STAGE, tmp_path / "rarely", checkpoint_seconds=3600)
+    loop.train(one_convolution(), views(), STAGE, tmp_path / "rarely", checkpoint_seconds=3600)
     assert checkpoints(tmp_path / "rarely") == ["3"]
 
 
@@ -180,7 +181,7 @@ def test_checkpoints_are_as_rare_as_asked(tmp_path):
 def finished(tmp_path_factory):
     """A finished run with its last two checkpoints, and its network."""
     workdir = tmp_path_factory.mktemp("finished")
-    trained = network()
+    trained = one_convolution()
     loop.train(trained, views(), STAGE, workdir, checkpoint_seconds=0)
     return workdir, trained
 
@@ -211,7 +212,7 @@ def test_a_damaged_checkpoint_is_passed_by(finished, tmp_path, file, damage, res
     (folder / "ckpt-4_temp").mkdir()
     content = damage((folder / file).read_bytes())
     (folder / file).unlink() if content is None else (folder / file).write_bytes(content)
-    found = network()
+    found = one_convolution()
     history = loop.train(found, views(), STAGE, tmp_path / "run")
     assert history.resumed_from == resumed_from
     assert history.damaged == (("ckpt-3",) if resumed_from == 2 else ())
@@ -226,7 +227,7 @@ def test_no_checkpoint_that_can_be_read(finished, tmp_path):
     for path in folder.glob("*.index"):
         path.write_bytes(b"")
     with pytest.raises(InputError, match=r"No checkpoint in .* ckpt-3, ckpt-2, the last"):
-        loop.train(network(), views(), STAGE, tmp_path / "run")
+        loop.train(one_convolution(), views(), STAGE, tmp_path / "run")
     assert (folder / DATA).exists()  # nothing is thrown away
 
 
@@ -237,15 +238,20 @@ def flip(content, place):
 def test_stop_ends_training_with_a_checkpoint(tmp_path):
     calls = iter([False, True])
     history = loop.train(
-        network(), views(), STAGE, tmp_path, stop=lambda: next(calls), checkpoint_seconds=3600
+        one_convolution(),
+        views(),
+        STAGE,
+        tmp_path,
+        stop=lambda: next(calls),
+        checkpoint_seconds=3600,
     )
     assert history.updates == 2 and checkpoints(tmp_path) == ["2"]
-    assert loop.train(network(), views(), STAGE, tmp_path).resumed_from == 2
+    assert loop.train(one_convolution(), views(), STAGE, tmp_path).resumed_from == 2
 
 
 def test_without_a_workdir_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    history = loop.train(network(), views(), dataclasses.replace(STAGE, updates=1))
+    history = loop.train(one_convolution(), views(), dataclasses.replace(STAGE, updates=1))
     assert history.updates == 1
     assert not list(tmp_path.iterdir())
 
@@ -309,18 +315,18 @@ def test_a_gradient_that_never_is_finite_stops(monkeypatch):
 
 def test_budget_ends_training(tmp_path):
     endless = dataclasses.replace(STAGE, updates=10**6)
-    untouched = network()
+    untouched = one_convolution()
     history = loop.train(untouched, views(), endless, budget=0)
     assert (history.updates, history.losses) == (0, ())
-    assert_same_weights(untouched, network())
+    assert_same_weights(untouched, one_convolution())
 
     # The first update alone, which traces the graph, takes longer than this.
-    trained = network()
+    trained = one_convolution()
     history = loop.train(trained, views(), endless, tmp_path, budget=1e-3)
     assert history.updates == 1
     assert history.seconds >= 1e-3
     assert checkpoints(tmp_path) == ["1"]
-    resumed = network()
+    resumed = one_convolution()
     loop.train(resumed, views(), endless, tmp_path, budget=0)
     assert_same_weights(resumed, trained)
 
@@ -345,14 +351,14 @@ def rates_of(net, stage, **options):
 def test_what_is_learned_is_trained_to_the_end_of_the_cooldown():
     stage = dataclasses.replace(STAGE, updates=50, cooldown=3)
     asked = []
-    rates = rates_of(network(), stage, is_learned=lambda n: asked.append(n) or n == 4)
+    rates = rates_of(one_convolution(), stage, is_learned=lambda n: asked.append(n) or n == 4)
     assert asked == [1, 2, 3, 4]
     assert rates == pytest.approx([stage.rate_at(update, end=7) for update in range(7)])
 
 
 def test_learned_late_changes_nothing():
     stage = dataclasses.replace(STAGE, updates=5, cooldown=3)
-    rates = rates_of(network(), stage, is_learned=lambda n: n == 4)
+    rates = rates_of(one_convolution(), stage, is_learned=lambda n: n == 4)
     assert rates == pytest.approx([stage.rate_at(update) for update in range(5)])
 
 
