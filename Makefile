@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ADDONS := .venv-addons
 # Test files side by side, one a core, but no more than memory has room for: TensorFlow in each.
-BESIDE := -n auto --maxprocesses=4 --dist=loadfile
+BESIDE := -n auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 # What NumPy says of its types to Python 3.12 and later makes no sense to a checker that reads as 3.10.
 AS_PYTHON = $$($(BIN)/python -c 'import sys; print("--python-version=3.12" * (sys.version_info >= (3, 12)))')

@@ -1,5 +1,6 @@
 """What all tests share: an invented DAVIS tree, its records, and the way to the real data."""
 
+import collections
 import os
 
 from osvos_tf.data.tfrecord_writer import write_records
@@ -23,6 +24,12 @@ from support.world import REPOSITORY, paint
 def pytest_configure():
     """A shell starts what runs in the background with Ctrl-C ignored, and children inherit that."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items):
+    """Files with many slow tests come first: begun last, one would run alone at the end."""
+    slow = collections.Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture
@@ -51,6 +58,14 @@ def parent(tmp_path_factory):
     network = model.build_foreground(width_multiplier=1 / 16, start="scratch", seed=1)
     files.save_model(network, path)
     return path
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Specialists that learn in no time; a list that trainings add to."""
+    from support import quick_specialist
+
+    return quick_specialist.install(monkeypatch)
 
 
 @pytest.fixture(scope="session")

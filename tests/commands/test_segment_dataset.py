@@ -77,12 +77,6 @@ def run(monkeypatch):
     return run
 
 
-@pytest.fixture
-def quick(monkeypatch):
-    """Specialists that learn in no time; returns a list that trainings add to."""
-    return quick_specialist.install(monkeypatch)
-
-
 def to_flags(arguments):
     return [f"--{name}={value}" for name, value in arguments.items() if value is not None]
 

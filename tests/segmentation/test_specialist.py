@@ -165,7 +165,7 @@ def test_learning_reports_and_can_be_left(frames, mask, parent):
 
 @pytest.mark.slow
 def test_what_one_mask_teaches(bear, frames, mask, parent):
-    learned = osvos_tf.learn(frames, {0: mask}, parent=parent, updates=500, precision="float32")
+    learned = osvos_tf.learn(frames, {0: mask}, parent=parent, updates=300, precision="float32")
     scores = osvos_tf.evaluate(learned.segment(frames), bear.frames[0].mask.parent)
     assert scores.J > 0.7
     assert scores == osvos_tf.evaluate(
@@ -473,6 +473,7 @@ def test_options_ask_for_a_stage():
     assert default == recipes.ONE_SHOTS["imagenet"] and default.side_weight == 0
     assert LearnOptions(updates=300).stage().updates == 300
     assert LearnOptions(budget=5).stage().updates >= 1_000_000
+    assert LearnOptions(budget=5, updates=3).stage().updates == 3
     stage = LearnOptions(heads="all", views=8, frozen=2, crop=0.5, until_learned=False).stage()
     assert (stage.side_weight, stage.views, stage.frozen, stage.until_learned) == (1, 8, 2, False)
     assert stage.augmentation.crop == 0.5
