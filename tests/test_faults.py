@@ -21,7 +21,7 @@ from support.world import draw_bsds, paint
 WIDTH = 1 / 32
 NOBODY = 65534
 TRAINING = [
-    "--recipe=scratch", "--weights=random", "--precision=float32", f"--width_multiplier={WIDTH}",
+    "--weights=random", "--precision=float32", f"--width_multiplier={WIDTH}",
     "--height=32",
 ]  # fmt: skip
 pytestmark = pytest.mark.slow
@@ -59,10 +59,12 @@ def flags_of(command, inputs, out):
     return {
         "davis_to_tfrecord": davis_flags,
         "train_parent": [
-            f"--records={inputs / 'records'}", f"--workdir={out}", *TRAINING, "--updates=2",
+            f"--records={inputs / 'records'}", f"--workdir={out}", "--recipe=imagenet", *TRAINING,
+            "--updates=2",
         ],
         "train_contour": [
-            f"--bsds={inputs / 'BSDS'}", f"--workdir={out}", *TRAINING, "--updates=2",
+            f"--bsds={inputs / 'BSDS'}", f"--workdir={out}", "--recipe=scratch", *TRAINING,
+            "--updates=2",
         ],
         "segment": [
             f"--frames={bear}", f"--mask={mask}", f"--parent={inputs / 'foreground.keras'}",

@@ -157,7 +157,7 @@ def image_counts(
 def ods_ois(
     counts: np.ndarray | Sequence[np.ndarray], thresholds: Sequence[float] = THRESHOLDS
 ) -> Scores:
-    """Sums up the counts of a set of images (PAMI 2011, section 3.1).
+    """Adds up the counts of a set of images (PAMI 2011, section 3.1).
 
     Args:
         counts: `image_counts` of each image, int [images, thresholds, 4].
@@ -188,7 +188,7 @@ def ods_ois(
 
 
 def _points(counts: np.ndarray) -> np.ndarray:
-    """Computes precision, recall and F of counts [..., 4]: float64 [3, ...]."""
+    """Computes precision, recall and F from counts [..., 4]: float64 [3, ...]."""
     correct, contour, found, drawn = np.moveaxis(counts, -1, 0)
     precision, recall = correct / np.maximum(contour, 1), found / np.maximum(drawn, 1)
     F = 2 * precision * recall / np.where(precision + recall, precision + recall, 1)

@@ -1,4 +1,4 @@
-"""How good a segmented video is: the DAVIS-2016 measures J, F and T.
+"""How good a segmentation is: the DAVIS-2016 measures J, F and T.
 
 J compares regions, F compares contours, T tells how much the contour wobbles from frame to
 frame (Perazzi et al., "A Benchmark Dataset and Evaluation Methodology for Video Object
@@ -105,7 +105,7 @@ def boundary_accuracy(
 
 
 def statistics(values: np.ndarray) -> Statistics:
-    """Sums up the per-frame values of one sequence (CVPR 2016, section 5).
+    """Summarises the per-frame values of one sequence (CVPR 2016, section 5).
 
     Args:
       values: J or F of the scored frames in order, `[frames]`, one or more.

@@ -114,7 +114,7 @@ def _follow(
     steps: tuple[int, int, int, int],
     nodes: dict[int, int],
 ) -> list[int]:
-    """Uses up free cracks from one node to the next; returns the corners passed."""
+    """Uses the free cracks from one node to the next; returns the corners passed."""
     corners = [corner]
     while True:
         free[corner] &= ~(1 << direction)
@@ -160,7 +160,7 @@ def _assembled(pieces: list[_Piece], node_count: int) -> list[_Curve]:
 
 
 def _walk(node: int, pieces: list[_Piece], unused: list[list[int]]) -> list[_Curve]:
-    """Walks unused pieces from the node until back there; cuts off each loop that closes."""
+    """Walks along unused pieces back to the node; cuts off each loop that closes."""
     loops: list[_Curve] = []
     walk: dict[int, _Piece] = {}  # in order: node -> the piece it leaves by
     while True:

@@ -1,4 +1,4 @@
-"""`report.html`: one page that carries its style and pictures in itself and loads nothing.
+"""`report.html`: one page with its style and pictures inside, which loads nothing.
 
 The words, the style and the drawing are in `report.html.jinja`; here is what they are filled with.
 Every name is escaped: methods and sequences are called what users call them.
@@ -122,7 +122,7 @@ def render(
 
 
 def _methods(results: report.Results, sequences: Sequence[str]) -> list[dict[str, Any]]:
-    """What the page says of each method, in their order."""
+    """What the page says about each method, in their order."""
     methods = []
     for number, (name, rows) in enumerate(results.items()):
         methods.append(

@@ -239,7 +239,7 @@ def cheapest_path_by_queue(costs: np.ndarray) -> np.ndarray:
 
 
 class _NodeQueue:
-    """A 4-ary heap of nodes, nearest first, that serves equals in the reference's order."""
+    """A 4-ary heap of nodes, nearest first; equals come in the reference's order."""
 
     def __init__(self, distances: list[float]):
         self.distances = distances  # of each node; the caller lowers them
@@ -247,7 +247,7 @@ class _NodeQueue:
         self.place: dict[int, int] = {}  # of each node in the heap
 
     def rise(self, node: int) -> None:
-        """Takes in a new node, or one whose distance is lower now: up past all farther ones."""
+        """Adds a node, or one whose distance fell, and moves it up past all farther ones."""
         heap, place, distances = self.heap, self.place, self.distances
         i = place.get(node, len(heap))
         if i == len(heap):
@@ -259,7 +259,7 @@ class _NodeQueue:
         heap[i], place[node] = node, i
 
     def pop(self) -> int:
-        """Takes out the first node; the last one sinks from there past each nearer child."""
+        """Removes the first node; the last one sinks from there past each nearer child."""
         heap, place, distances = self.heap, self.place, self.distances
         first, node = heap[0], heap.pop()
         if not heap:

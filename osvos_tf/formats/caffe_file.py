@@ -55,7 +55,7 @@ def read_blobs(content: memoryview) -> dict[str, list[Blob]]:
         content: the whole file, best a memory map: numbers are read when a blob is.
 
     Raises:
-        ValueError: no protobuf message, a truncated one, or one without blobs.
+        ValueError: not a protobuf message, a truncated one, or one without blobs.
     """
     layers: dict[str, list[Blob]] = {}
     for number, value in _parts(content):
@@ -112,7 +112,7 @@ def _ints(value: int | memoryview) -> Iterator[int]:
 
 
 def _parts(message: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Yields those of a message's fields that hold texts or messages, as (number, value)."""
+    """Yields the fields of a message that hold texts or messages, as (number, value)."""
     for number, wire, value in _fields(message):
         if wire == _BYTES and not isinstance(value, int):
             yield number, value
@@ -133,10 +133,10 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
         elif wire in _SIZES:
             size = _SIZES[wire]
         else:
-            raise ValueError(f"no protobuf message: wire type {wire}")
+            raise ValueError(f"not a protobuf message: wire type {wire}")
         if not number or at + size > len(message):
             raise ValueError(
-                f"no protobuf message, or a truncated one: field {number} should have {size} "
+                f"not a protobuf message, or a truncated one: field {number} should have {size} "
                 f"bytes, {len(message) - at} are left"
             )
         yield number, wire, message[at : at + size]
@@ -144,10 +144,10 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
 
 
 def _varint(message: memoryview, at: int) -> tuple[int, int]:
-    """Returns the number at a place, and the place behind it."""
+    """Returns the number that starts at a position, and the position after it."""
     number = 0
     for index, byte in enumerate(message[at : at + _LARGEST_VARINT]):
         number |= (byte & 127) << (7 * index)
         if byte < 128:
             return number, at + index + 1
-    raise ValueError("no protobuf message, or a truncated one: a number without an end")
+    raise ValueError("not a protobuf message, or a truncated one: a number that never ends")

@@ -47,7 +47,7 @@ def read(
         raise _TooLarge(max_bytes)
     content = path.read_bytes()
     if content[124:128] not in (b"\0\1IM", b"\1\0MI"):
-        raise ValueError("it is no MATLAB file of version 5, as `save -v6` and `-v7` write them")
+        raise ValueError("it is not a MATLAB file of version 5, as `save -v6` and `-v7` write them")
     order = "<" if content[126:128] == b"IM" else ">"
     try:
         return dict(_variables(content, order, max_bytes))

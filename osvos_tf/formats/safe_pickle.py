@@ -128,7 +128,9 @@ class _Machine:
     def _binpersid(self) -> None:
         (about,) = self._pop(1)
         if self.persistent is None:
-            raise ValueError("a pickle of more than itself: it names an object outside of it")
+            raise ValueError(
+                "a pickle that is not complete in itself: it names an object outside itself"
+            )
         self.stack.append(self.persistent(about))
 
     STEPS: ClassVar[dict[str, Callable[["_Machine"], None]]] = {

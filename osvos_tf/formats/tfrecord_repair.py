@@ -1,7 +1,7 @@
 """TFRecord files as bytes: which records of a shard are whole, and what is wrong with the others.
 
 A record is its length (8 bytes), that one's checksum (4), its data, and that one's checksum (4).
-TensorFlow's reader gives a whole file up at the first wrong checksum and cannot say where it was.
+TensorFlow's reader gives up on a whole file at the first wrong checksum and cannot say where.
 """
 
 import dataclasses
@@ -14,11 +14,11 @@ _CASTAGNOLI = 0x82F63B78  # the polynomial of CRC-32C, its bits turned round
 
 @dataclasses.dataclass(frozen=True)
 class Damage:
-    """A record that cannot be had.
+    """A record that cannot be read.
 
     Attributes:
         reason: what is wrong with it.
-        is_end: whether what lies behind it is lost too, because its length is not known.
+        is_end: whether all that follows is lost too, because its length is unknown.
     """
 
     reason: str

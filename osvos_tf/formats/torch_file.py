@@ -34,7 +34,7 @@ _MOST_AXES = 32
 
 @dataclasses.dataclass(frozen=True)
 class _Storage:
-    """Elements side by side, which tensors show parts of."""
+    """A run of elements; tensors are views of it."""
 
     key: str
     dtype: np.dtype
@@ -111,7 +111,7 @@ def _open_zip(path: str | os.PathLike[str]) -> zipfile.ZipFile:
 
 
 def _read_zip(archive: zipfile.ZipFile) -> Any:
-    """Returns what the archive's pickle holds; storages are read when they are wanted."""
+    """Returns what the archive's pickle holds; storages are read when they are used."""
     pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
     if len(pickles) != 1:
         raise ValueError(f"an archive with {len(pickles)} files data.pkl")
@@ -141,7 +141,7 @@ def _member(archive: zipfile.ZipFile, name: str) -> bytes:
 
 
 def _read_legacy(data: mmap.mmap) -> Any:
-    """Returns what the fourth pickle holds; storages are read when they are wanted."""
+    """Returns what the fourth pickle holds; storages are read when they are used."""
     storages: dict[str, _Storage] = {}
     places: dict[str, slice] = {}  # where they lie is known after the state dict only
 
@@ -157,10 +157,10 @@ def _read_legacy(data: mmap.mmap) -> Any:
     content = safe_pickle.load(data, _functions(), storage)
     keys = safe_pickle.load(data)
     if not isinstance(keys, list) or {type(key) for key in keys} != {str}:
-        raise ValueError("no list of storages")
+        raise ValueError("without a list of storages")
     for key in keys:
         if key not in storages:
-            raise ValueError(f"a storage {key!r} that no tensor shows")
+            raise ValueError(f"a storage {key!r} that no tensor uses")
         count = int.from_bytes(data.read(8), "little")
         start, size = data.tell(), count * storages[key].dtype.itemsize
         if start + size > len(data):
@@ -198,18 +198,18 @@ def _storage(about: Any, read: Callable[[str], bytes]) -> _Storage:
 
 
 def _rebuild(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Tensor:
-    """Returns the tensor, once it has proved to lie inside its storage."""
+    """Returns the tensor, after checking that it lies inside its storage."""
     if not isinstance(storage, _Storage):
         raise ValueError("a tensor of no storage")
     numbers = (offset, *shape, *strides)
     if not all(isinstance(number, int) and number >= 0 for number in numbers):
-        raise ValueError("a tensor with a place that is no whole number")
+        raise ValueError("a tensor with an offset that is not a whole number")
     if len(shape) != len(strides) or len(shape) > _MOST_AXES:
         raise ValueError(f"a tensor with {len(shape)} axes and {len(strides)} strides")
     last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
     if math.prod(shape) and last >= storage.count:
         raise ValueError(
-            f"a tensor of shape {shape} that reaches beyond the {storage.count} elements of its "
+            f"a tensor of shape {shape} that reaches past the {storage.count} elements of its "
             "storage"
         )
     return Tensor(storage, offset, tuple(shape), tuple(strides))

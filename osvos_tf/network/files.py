@@ -1,4 +1,4 @@
-"""Networks as `.keras` files, in and out."""
+"""Saves and loads networks as `.keras` files."""
 
 import io
 import json
@@ -58,7 +58,7 @@ def save_model(
 
 
 def _repack(path: pathlib.Path, storage: str) -> None:
-    """Rewrites a `.keras` file, an HDF5 file in a zip archive, without what chance put into it.
+    """Rewrites a `.keras` file, an HDF5 file in a zip archive, without what differs by chance.
 
     That is the time of day, and the places in memory that Keras takes for the ids of shared
     settings. So the same network is the same bytes. The weights become another type on the way.
@@ -83,7 +83,7 @@ def _without_id(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _recode(weights: bytes, storage: str) -> bytes:
-    """Returns an HDF5 file with all arrays in another type."""
+    """Returns an HDF5 file with all arrays converted to another type."""
     recoded = io.BytesIO()
     with h5py.File(io.BytesIO(weights), "r") as source, h5py.File(recoded, "w") as target:
 
@@ -118,7 +118,7 @@ def load_model(path: str | os.PathLike[str]) -> keras.Model:
     # Keras chooses the format by the suffix, and other formats have no safe mode.
     if path.suffix != ".keras" or not zipfile.is_zipfile(path):
         raise InputError(
-            f"{path} is not a .keras file (a zip archive of that suffix). Train or import one."
+            f"{path} is not a .keras file (a zip archive with that suffix). Train or import one."
         )
     keras_file.check(path)
     try:
@@ -130,7 +130,7 @@ def load_model(path: str | os.PathLike[str]) -> keras.Model:
         raise InputError(f"{path} cannot be loaded as a Keras model: {reason}") from error
     if shapes != dict.fromkeys(OUTPUTS, (1, *_PROBE_SIZE, 1)):
         raise InputError(
-            f"{path} is a Keras model, but no OSVOS network: wanted the outputs "
+            f"{path} is a Keras model, but not an OSVOS network: wanted the outputs "
             f"{', '.join(OUTPUTS)} of a frame's size, got {shapes}."
         )
     return model

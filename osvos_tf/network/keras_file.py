@@ -99,7 +99,7 @@ def _check_members(archive: zipfile.ZipFile) -> None:
 
 def _check_config(config: Any) -> None:
     if not isinstance(config, dict) or config.get("class_name") != "Functional":
-        raise _Refused("it holds no functional model")
+        raise _Refused("it does not hold a functional model")
     _check_origin(config, _NETWORK)
     layers = config["config"]["layers"]
     if len(layers) > _MOST_LAYERS:
@@ -128,7 +128,7 @@ def _check_config(config: Any) -> None:
 def _check_class(value: dict[str, Any]) -> None:
     name = value["class_name"]
     if name not in _CLASSES:
-        raise _Refused(f"it holds the class {name!r}, which no network of ours has")
+        raise _Refused(f"it holds the class {name!r}, which none of our networks has")
     _check_origin(value, _CLASSES[name])
 
 

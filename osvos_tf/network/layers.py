@@ -91,7 +91,7 @@ class Preprocess(keras.layers.Layer):
 
 @register
 class Upsample(keras.layers.Layer):
-    """One map at 1/stride of the image's size to the image's size; fixed, not trained.
+    """Enlarges one map from 1/stride of the image's size to all of it; fixed, not trained.
 
     Called with `[maps, image]`; returns float32 [batch, height, width, channels].
     """
@@ -118,7 +118,7 @@ class Upsample(keras.layers.Layer):
 
 @register
 class ResizeToHeight(keras.layers.Layer):
-    """Images to a fixed height in pixels, their shape kept; bilinear, without aliasing.
+    """Resizes images to a fixed height in pixels, their shape kept; bilinear, without aliasing.
 
     Args:
         height: of a frame after resizing.
@@ -153,7 +153,7 @@ class ResizeToHeight(keras.layers.Layer):
 
 @register
 class ResizeLike(keras.layers.Layer):
-    """Maps to the height and width of an image; bilinear. Called with `[maps, image]`."""
+    """Resizes maps to the height and width of an image; bilinear. Called with `[maps, image]`."""
 
     def call(self, inputs: Sequence[tf.Tensor]) -> tf.Tensor:
         """Maps [batch, rows, columns, channels] to float32 [batch, height, width, channels]."""

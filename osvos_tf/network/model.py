@@ -104,7 +104,7 @@ def build_predictor(
 
 @layers.register
 class Predictor(keras.Model):
-    """A functional model that reports the two usual mistakes with frames."""
+    """A functional model that explains the two usual mistakes with frames."""
 
     def predict(self, x: Any, *arguments: Any, **settings: Any) -> np.ndarray:
         """Predicts as any Keras model does, after `_check_frames`."""
@@ -121,7 +121,7 @@ def _check_frames(frames: np.ndarray) -> None:
         )
     if frames.dtype.kind == "f" and frames.size and 0 < frames.max() <= 1:
         raise InputError(
-            "Wanted frames in 0..255, as they are in a picture's file. These lie in "
+            "Wanted frames in 0..255, as a picture's file has them. These lie in "
             f"{frames.min():g}..{frames.max():g}: do not divide them by 255."
         )
 
@@ -176,7 +176,7 @@ def working_height(model: keras.Model) -> int | None:
 
 
 def split(model: keras.Model, blocks: int) -> tuple[keras.Model, keras.Model]:
-    """Parts a network behind one of its trunk's blocks; the parts share its weights.
+    """Splits a network after one of its trunk's blocks; both parts share its weights.
 
     Args:
         model: a network of this module.

@@ -53,7 +53,7 @@ def check_folder(folder: str | os.PathLike[str], version: int | None = None) -> 
 
     Args:
         folder: `saved_models/NAME`; need not exist.
-        version: the number that the next version shall have, None for any.
+        version: the number that the next version should have, None for any.
 
     Raises:
         InputError: it cannot.
@@ -100,13 +100,13 @@ def publish(finished: pathlib.Path, folder: pathlib.Path, version: int | None) -
                 raise
             if version is not None:
                 raise InputError(_taken(folder, version)) from None
-    raise AssertionError("numbers do not end")
+    raise AssertionError("a number never ends")
 
 
 def find_versions(folder: str | os.PathLike[str]) -> dict[int, pathlib.Path]:
     """Returns the versions in a model's folder as TF Serving finds them: number -> folder.
 
-    Folders that have no number for a name are skipped; a folder that does not exist has none.
+    Folders whose name is not a number are skipped; a folder that does not exist has no versions.
     """
     try:
         with os.scandir(folder) as entries:
@@ -146,9 +146,9 @@ def read_config(path: pathlib.Path) -> Message:
 
 
 def write_configs(root: pathlib.Path) -> None:
-    """Writes the files beside the models, or adds to `models.config` what it lacks.
+    """Writes the files beside the models, or adds to `models.config` what is missing.
 
-    That one is edited as text: comments and settings in it are its owner's.
+    It is edited as text: comments and settings in it are the user's.
     """
     path = root / CONFIG_FILE
     config = read_config(path)

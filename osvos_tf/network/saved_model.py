@@ -169,7 +169,7 @@ def _save(
 
 
 def _write_warmup(path: pathlib.Path, name: str) -> None:
-    """Writes one request a signature, which the server runs before it takes any."""
+    """Writes one request for each signature, which the server runs before it accepts any."""
     predict, prediction_log, _ = serving_api()
     frames = np.zeros((1, *_WARMUP_SIZE, 3), np.uint8)
     inputs: dict[str, dict[str, np.ndarray | list[bytes]]] = {

@@ -1,4 +1,4 @@
-"""Checkpoints of a training: written now and then, restored by the next run of the same command."""
+"""Checkpoints of a run: written now and then, restored when the same command runs again."""
 
 import os
 import pathlib
@@ -19,7 +19,7 @@ Batches = Iterator[tuple[tf.Tensor, tf.Tensor]]  # images and labels
 
 
 class Checkpoints:
-    """The checkpoints of a work folder; making this restores the last one that can be read.
+    """The checkpoints of a work folder; constructing it restores the last one that can be read.
 
     Where that is the last of an earlier stage, `batches` start again: the iterator saved with it
     holds finished batches of that stage's views, whose number and size may differ.
@@ -64,7 +64,7 @@ class Checkpoints:
             self.save()
 
     def save(self) -> None:
-        """Saves what was not saved yet.
+        """Saves what is not saved yet.
 
         Raises:
             InputError: it cannot be written.
@@ -109,7 +109,7 @@ def _restore(
 def _checkpoints(folder: pathlib.Path) -> list[pathlib.Path]:
     """Returns the paths of a folder's checkpoints as TensorFlow names them, the youngest first.
 
-    Looked for on the disk: a run that was killed may have written one and not yet listed it.
+    It looks on the disk: a killed run may have written one without listing it.
     """
     found = ((re.fullmatch(r"ckpt-([0-9]+)", path.stem), path) for path in folder.glob("*.index"))
     numbered = {int(name[1]): path.with_suffix("") for name, path in found if name}
@@ -117,7 +117,7 @@ def _checkpoints(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _tidy(folder: pathlib.Path, damaged: tuple[str, ...]) -> None:
-    """Removes damaged checkpoints and what a killed run left, and lists those that there are."""
+    """Removes damaged checkpoints and leftovers of a killed run, and lists the rest."""
     for name in damaged:
         for path in folder.glob(f"{name}.*"):
             path.unlink()

@@ -15,7 +15,7 @@ from osvos_tf.training.recipes import Stage
 
 
 class End:
-    """When training ends: with its stage, or sooner, for one of three reasons."""
+    """When training ends: with its stage, or earlier for one of three reasons."""
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class End:
         self._asked = self._stopped = False  # this process; any
 
     def after(self, done: int) -> int:
-        """Returns how many updates will be done in the end, as it looks after `done` of them."""
+        """Returns how many updates there will be at the end, as it looks after `done` of them."""
         return done if self._stopped else min(self._last, done + self._clock.affordable())
 
     def tick(self) -> None:
@@ -52,7 +52,7 @@ class End:
 
 
 class Clock:
-    """How many more updates fit into a budget of seconds, from what those made so far took."""
+    """How many more updates fit into a budget of seconds, judged by those made so far."""
 
     def __init__(self, budget: float | None):
         self._budget = budget

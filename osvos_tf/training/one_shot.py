@@ -80,7 +80,7 @@ def learn(
 
 
 class _Plateau:
-    """Whether the loss on held-out views has stopped to fall; for `loop.train`."""
+    """Whether the loss on held-out views has stopped falling; for `loop.train`."""
 
     def __init__(self, network: keras.Model, batches: tf.data.Dataset) -> None:
         self._network, self._batches = network, list(batches)

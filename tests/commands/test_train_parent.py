@@ -38,7 +38,7 @@ def tiny(records, workdir, **flags):
     return {
         "records": records,
         "workdir": workdir,
-        "recipe": "scratch",
+        "recipe": "imagenet",
         "weights": "random",
         "width_multiplier": 0.0625,
         "height": 48,

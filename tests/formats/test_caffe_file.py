@@ -61,7 +61,7 @@ def field(number, content):
         (field(1, b"name"), "no layer with weights"),
         (b"an ordinary text file, and no model", "no protobuf message"),
         (b"\x0a\xff\xff\xff\xff\xff\xff\xff\x7fab", "truncated.*left"),
-        (b"\x0a" + b"\xff" * 11, "a number without an end"),
+        (b"\x0a" + b"\xff" * 11, "a number that never ends"),
         (field(100, field(1, b"conv") + field(7, b"\x0a\xff\x7fab")), "truncated"),
         (2 * field(100, field(1, b"conv") + field(7, b"")), "two layers called 'conv'"),
         (field(100, field(1, b"\xff\xfe") + field(7, b"")), "decode"),

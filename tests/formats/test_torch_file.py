@@ -134,7 +134,7 @@ def test_compressed_archives_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("place", "message"),
     [
-        ((0, (5,), (1,)), "reaches beyond the 4 elements"),
+        ((0, (5,), (1,)), "reaches past the 4 elements"),
         ((3, (2,), (1,)), "reaches beyond"),
         ((0, (2, 2), (1, 3)), "reaches beyond"),
         ((0, (1 << 40, 1 << 40), (1, 0)), "reaches beyond"),

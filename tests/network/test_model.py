@@ -451,7 +451,7 @@ def edit(path, name, change):
         (a_stranger_class, "is refused: it holds the class 'Postprocess'"),
         (damaged_weights, "is damaged"),
         (weights_cut_short, "is damaged"),
-        (another_model, "is a Keras model, but no OSVOS network"),
+        (another_model, "is a Keras model, but not an OSVOS network"),
     ],
 )
 def test_load_model_says_what_is_wrong(make, message, tmp_path):

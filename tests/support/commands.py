@@ -224,7 +224,7 @@ def wait_for(condition, *processes):
 # For a test that kills again and again: from a command's first output on, or, in the long tests, at
 # any moment.
 FEW_AND_MANY = pytest.mark.parametrize(
-    ("count", "anywhere"), [(9, False), pytest.param(99, True, marks=pytest.mark.long)]
+    ("count", "anywhere"), [(6, False), pytest.param(99, True, marks=pytest.mark.long)]
 )
 
 

@@ -1,1 +1,1 @@
-"""Weights that others trained: VGG16 for a start, and the networks of the OSVOS authors."""
+"""Weights that others trained: VGG16 to start from, and the OSVOS authors' networks."""
