@@ -9,13 +9,24 @@ BESIDE := -n auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 # What NumPy says of its types to Python 3.12 and later makes no sense to a checker that reads as 3.10.
 AS_PYTHON = $$($(BIN)/python -c 'import sys; print("--python-version=3.12" * (sys.version_info >= (3, 12)))')
 
-.PHONY: demo test test-addons lock setup clean
+# What needs no network to be trained or built.
+QUICK := $(addprefix tests/,formats media data evaluation jobs test_hostile.py test_results.py)
+
+.PHONY: demo test quick test-long lint test-addons lock setup clean
 
 demo: setup  ## learn objects of an invented world from one mask each; look at demo/
 	$(BIN)/python -m pipelines.demo --out=demo
 
-test: setup  ## all tests, then the linter, the type checker and the arrows between rooms
+test: setup lint  ## all tests, the linter, the type checker and the arrows between rooms
 	$(BIN)/python -m pytest $(BESIDE)
+
+quick: setup lint  ## the same in under a minute: only tests that build no network
+	$(BIN)/python -m pytest $(BESIDE) -m "not slow and not long and not real_data" $(QUICK)
+
+test-long: setup  ## what tests of commands do a few times, a hundred times: twenty minutes
+	$(BIN)/python -m pytest -m long --timeout=3600
+
+lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(AS_PYTHON)

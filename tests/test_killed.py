@@ -48,7 +48,8 @@ def test_training(commands, fake_records, tmp_path, count, anywhere):
     """Most of its time goes into checkpoints, so most moments are in the middle of one."""
     recipe = "scratch" if anywhere else "imagenet"  # two stages, or one
     flags = [
-        f"--records={fake_records}", f"--recipe={recipe}", "--weights=random", "--precision=float32",
+        f"--records={fake_records}", f"--recipe={recipe}", "--weights=random",
+        "--precision=float32",
         f"--width_multiplier={WIDTH}", "--height=32", "--updates=12", "--checkpoint_seconds=0",
     ]  # fmt: skip
     undisturbed, workdir = tmp_path / "undisturbed", tmp_path / "killed"

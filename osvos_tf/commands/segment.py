@@ -115,6 +115,13 @@ flags.DEFINE_boolean(
     "lost or touches the border of that window.",
     flag_values=FLAGS,
 )
+flags.DEFINE_boolean(
+    "adapt",
+    SegmentOptions.adapt,
+    "Let the video's later frames teach the network too: what it is sure of in every fifth. An "
+    "object that turns or comes nearer is then found longer. It doubles the time or less.",
+    flag_values=FLAGS,
+)
 flags.DEFINE_float(
     "threshold",
     SegmentOptions.threshold,
@@ -165,7 +172,7 @@ GROUPS = (
             "seed",
         ),
     ),
-    ("Finding", ("follow", "threshold", "snap", "contour", "contour_threshold")),
+    ("Finding", ("follow", "adapt", "threshold", "snap", "contour", "contour_threshold")),
     ("Computing", ("precision",)),
 )
 

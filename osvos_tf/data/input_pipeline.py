@@ -61,7 +61,7 @@ def parent_dataset(
         examples = records
     first = tf.train.Example.FromString(examples[0].numpy()).features.feature
     shape = [first[side].int64_list.value[0] for side in ("height", "width")]
-    size = _view_size(shape, height, width)
+    size = view_size(shape, height, width)
 
     def load(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return tfrecord.parse(examples[index], size=size)
@@ -116,7 +116,7 @@ def one_shot_dataset(
     Returns:
         A dataset as `parent_dataset` gives it.
     """
-    size = _view_size(np.shape(frames)[1:3], height)
+    size = view_size(np.shape(frames)[1:3], height)
     images, labels = tf.constant(np.asarray(frames)), tf.constant(np.asarray(masks)[..., None])
 
     def load(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -125,7 +125,7 @@ def one_shot_dataset(
     return _views(load, len(frames), augmentation, batch_size, size, seed)
 
 
-def _view_size(
+def view_size(
     frame_shape: Sequence[int], height: int | None, width: int | None = None
 ) -> tuple[int, int] | None:
     """Returns (height, width) of views; without a width, that of a frame of (height, width)."""

@@ -63,6 +63,19 @@ def to_mask(probability: np.ndarray, threshold: float = DEFAULT_THRESHOLD) -> np
     return (probability > threshold).astype(np.uint8)
 
 
+def sharpness(probability: np.ndarray, mask: np.ndarray) -> float:
+    """Returns the overlap of a soft and a hard mask, 0..1: sum of minima over sum of maxima.
+
+    Args:
+        probability: float32 [height, width] in 0..1.
+        mask: bool or integer [height, width], above 0 where the object is.
+    """
+    inside = float(probability[mask > 0].sum())
+    outside = float(probability.sum()) - inside
+    area = int(np.count_nonzero(mask))
+    return inside / (area + outside) if area else 0.0
+
+
 def unbatched(predicted: Any) -> Iterator[Any]:
     """Yields [height, width] of each frame, or a dict of them, from [batch, height, width, 1]."""
     if isinstance(predicted, dict):

@@ -34,7 +34,7 @@ class LearnOptions:
         recipe: name of a stage in `recipes.ONE_SHOTS`; None: the one that suits the parent.
         updates: weight changes; 0 uses the parent as it is, None takes the recipe's own number.
         budget: the most seconds of training; only `updates` then limits their number.
-        until_learned: end once the loss on held-out views falls no more; None: as the recipe says.
+        until_learned: end once the loss on held-out views stops falling; None: as the recipe says.
         heads: outputs that are trained, "fused" or "all" (the four side outputs as well).
         height: height in pixels at which the network looks at frames; None: as the parent does.
         crop: part of the frame's height and width in a training view, 0.1..1, around the object;
@@ -120,6 +120,8 @@ class SegmentOptions:
     Attributes:
         follow: look for the object around where it was in the frame before; in the whole frame
             where it is lost or touches the border of that window.
+        adapt: let the video's later frames teach the network, see `adaptation`; it needs a frame
+            with a given mask to hold on to.
         threshold: probability, 0..1, above which a pixel is the object.
         snap: what moves the mask's boundary to one of the frame: "bilateral" to edges of
             brightness and colour, "contour" to what the contour network finds, or "none".
@@ -133,6 +135,7 @@ class SegmentOptions:
     """
 
     follow: bool = True
+    adapt: bool = True
     threshold: float = DEFAULT_THRESHOLD
     snap: str = "bilateral"
     contour: str | None = None

@@ -19,6 +19,7 @@ from osvos_tf.network.precision import with_precision
 from osvos_tf.parallel import parallel_map
 from osvos_tf.progress import OnProgress, Progress
 from osvos_tf.segmentation import colours, following, inference, snapping
+from osvos_tf.segmentation.adaptation import EVERY, Adapter
 from osvos_tf.segmentation.annotations import Annotation, Mask
 from osvos_tf.segmentation.options import SegmentOptions
 
@@ -60,7 +61,7 @@ class Segmenter:
     ) -> None:
         self._specialist, self._size, self._options = specialist, size, options
         (self._id,) = specialist.objects
-        network = with_precision(specialist.network, options.precision)
+        network = with_precision(specialist.network, options.precision)  # a copy: it may learn
         if options.contour is None:
             predictor = model.build_predictor(network, frame_height=size[0])
         else:
@@ -68,6 +69,11 @@ class Segmenter:
             predictor = model.build_two_stream(network, contour, frame_height=size[0])
         self._predict = model.any_size(predictor)
         self._follower = following.Follower(self._predict, self._is_object)
+        self._adapter: Adapter | None = None
+        if options.adapt and specialist.annotations:
+            how = specialist.options
+            self._adapter = Adapter(network, specialist.annotations, how.stage(), how.seed)
+        self._steps = 0
 
     def run(
         self, frames: Frames, on_progress: OnProgress | None = None
@@ -95,6 +101,8 @@ class Segmenter:
         if mask is not None:
             known = Annotation(name, image, read_mask(mask))
             self._follower.anchor(known.mask == 1)
+            if self._adapter is not None:
+                self._adapter.add(known)
             nothing = np.zeros(self._size, np.float32)
             return self._given(known, nothing)
         if self._options.follow:
@@ -102,19 +110,46 @@ class Segmenter:
         else:
             window = following.Window(0, 0, *self._size)
             ((_, _, predicted),) = inference.predict_frames([(name, image)], self._predict)
+        self._adapt(name, image, window, predicted)
         return self._finish(name, image, window, predicted)
 
     def _locate(self, frames: Frames) -> Iterator[tuple[str, np.ndarray, following.Window, Any]]:
         """Yields (name, frame, window, prediction in the window) of all frames."""
         images = inference.read_ahead(frames)
+        # All frames between two lessons are predicted by the same network, in one call.
+        batch_size = inference.BATCH_SIZE if self._adapter is None else EVERY
+        found: Iterator[tuple[str, np.ndarray, following.Window, Any]]
         if self._options.follow:
             known = self._known(*frames.first())
-            yield from following.follow_object(
-                images, self._predict, self._is_object, mask=None if known is None else known.mask
+            found = following.follow_object(
+                images,
+                self._predict,
+                self._is_object,
+                mask=None if known is None else known.mask,
+                batch_size=batch_size,
             )
         else:
-            for name, frame, predicted in inference.predict_frames(images, self._predict):
-                yield name, frame, following.Window(0, 0, *self._size), predicted
+            whole = following.Window(0, 0, *self._size)
+            found = (
+                (name, frame, whole, predicted)
+                for name, frame, predicted in inference.predict_frames(
+                    images, self._predict, batch_size=batch_size
+                )
+            )
+        for located in found:
+            self._adapt(*located)
+            yield located
+
+    def _adapt(
+        self, name: str, image: np.ndarray, window: following.Window, predicted: Any
+    ) -> None:
+        """Lets one of `EVERY` frames teach the network."""
+        self._steps += 1
+        if self._adapter is None or self._steps % EVERY or self._known(name, image) is not None:
+            return
+        probability = predicted["probabilities"] if isinstance(predicted, dict) else predicted
+        probability = window.fill(np.asarray(probability), self._size)
+        self._adapter.learn(image, probability, probability > self._options.threshold)
 
     def _is_object(self, predicted: Any) -> np.ndarray:
         probability = predicted["probabilities"] if isinstance(predicted, dict) else predicted
@@ -124,7 +159,7 @@ class Segmenter:
         self, name: str, image: np.ndarray, window: following.Window, predicted: Any
     ) -> SegmentedFrame:
         probability, mask = self._snap(window.cut(image), predicted)
-        confidence = _sharpness(probability, mask)
+        confidence = inference.sharpness(probability, mask)
         probability = window.fill(probability, self._size)
         known = self._known(name, image)
         if known is not None:
@@ -171,11 +206,3 @@ def load_contour(path: str | os.PathLike[str]) -> keras.Model:
             "network of train_contour."
         )
     return network
-
-
-def _sharpness(probability: np.ndarray, mask: np.ndarray) -> float:
-    """Returns the overlap of a soft and a hard mask: sum of minima over sum of maxima."""
-    inside = float(probability[mask > 0].sum())
-    outside = float(probability.sum()) - inside
-    area = int(np.count_nonzero(mask))
-    return inside / (area + outside) if area else 0.0

@@ -5,7 +5,7 @@ import math
 import os
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from osvos_tf import runtime  # noqa: F401 (before Keras: it decides what that runs on)
@@ -116,8 +116,28 @@ def train(
     return History(len(history), seconds, tuple(history), first, checkpoints.damaged)
 
 
+def make_update(
+    model: keras.Model, batches: Iterator[tuple[tf.Tensor, tf.Tensor]], stage: Stage
+) -> Callable[[int], float]:
+    """Returns a function that makes one update: for training in between of other work.
+
+    Args:
+        model: see `train`.
+        batches: of (image, label), see `train`; as many as there will be updates.
+        stage: see `train`; `stage.accumulation` batches make an update.
+
+    Returns:
+        A function of the update's number, from 0, that returns its loss. It raises
+        FloatingPointError as `train` does.
+    """
+    strategy = tf.distribute.get_strategy()
+    state = _start(model, batches, stage, strategy)
+    loop = _Loop(**state, stage=stage, strategy=strategy, summaries=None)
+    return lambda number: loop.update(number, stage.last_update, summary=False)
+
+
 def _start(
-    model: keras.Model, dataset: tf.data.Dataset, stage: Stage, strategy: tf.distribute.Strategy
+    model: keras.Model, dataset: Iterable[Any], stage: Stage, strategy: tf.distribute.Strategy
 ) -> dict[str, Any]:
     """Returns what a checkpoint holds, as it is before the stage's first update."""
     with strategy.scope():
@@ -156,7 +176,7 @@ class _Loop:
         self.accumulate = self._accumulation(model)
         # The same network in float32 and its accumulation, built when needed.
         self.exact: tuple[keras.Model, _Accumulate] | None = None
-        self.apply = tf.function(self._apply)
+        self.apply = tf.function(self._apply, autograph=False)
 
     def update(self, number: int, end: int, summary: bool) -> float:
         """Makes update `number` of `end` (counted from 0); returns its loss, a Python float."""
@@ -242,7 +262,7 @@ class _Loop:
                 total.assign_add(tf.where(finite, gradient, tf.zeros_like(gradient)))
             return loss, parts, outputs["fused"], finite
 
-        @tf.function(reduce_retracing=True)
+        @tf.function(reduce_retracing=True, autograph=False)
         def accumulate(images: tf.Tensor, labels: tf.Tensor) -> _Accumulated:
             loss, parts, fused, finite = self.strategy.run(add, (images, labels))
             agreed = tf.nest.map_structure(self._first, (loss, parts, finite))
@@ -317,8 +337,8 @@ def _check_agreement(
     spread = distribution.sum_over_workers(strategy, abs(done - mean))
     if spread:
         raise InputError(
-            f"The workers do not start at one update: here {done}, on average {mean:g}. Wanted a "
-            f"work folder that all of them share: is {workdir} on each machine's own disk?"
+            f"The workers do not start at the same update: here {done}, on average {mean:g}. "
+            f"Wanted a work folder that all of them share: is {workdir} on each machine's own disk?"
         )
 
 

@@ -6,6 +6,7 @@ An *update* is one change of the weights. It is computed from `batch_size * accu
 
 import dataclasses
 import math
+import sys
 from collections.abc import Sequence
 
 from osvos_tf.data.augmentation import Augmentation
@@ -26,7 +27,7 @@ class Stage:
     height: int | None = None  # of a frame in the views, in pixels; None: frames as they are
     views: int | None = None  # augmented views made once and used again; None: a new one each time
     frozen: int = 0  # blocks of the trunk that stay as they are; needs `views`
-    until_learned: bool = False  # end once the loss on held-out views falls no more
+    until_learned: bool = False  # end once the loss on held-out views stops falling
     batch_size: int = 1
     accumulation: int = 1  # forward passes averaged into one update
     normalise: str = "sum"  # of the loss: "sum" over pixels or "balanced"
@@ -98,6 +99,24 @@ class Stage:
         """Returns the factor on the rate of `weight` ("kernel" or "bias") of the named layer."""
         factor = next((f for prefix, f in self.rate_factors if layer.startswith(prefix)), 1.0)
         return factor * (self.bias_factor if weight == "bias" else 1.0)
+
+
+def adapting(stage: Stage) -> Stage:
+    """Returns how one-shot training goes on while a video is segmented: two views, a low rate."""
+    return dataclasses.replace(
+        stage,
+        name="adapt",
+        updates=sys.maxsize,
+        rate=stage.rate / 5,
+        batch_size=2,
+        accumulation=1,
+        drops=(),
+        warmup=0,
+        cooldown=0,
+        views=None,
+        frozen=0,
+        until_learned=False,
+    )
 
 
 def with_updates(stages: Sequence[Stage], updates: int) -> tuple[Stage, ...]:

@@ -59,7 +59,7 @@ def field(number, content):
     [
         (b"", "no layer with weights"),
         (field(1, b"name"), "no layer with weights"),
-        (b"an ordinary text file, and no model", "no protobuf message"),
+        (b"an ordinary text file, and no model", "not a protobuf message"),
         (b"\x0a\xff\xff\xff\xff\xff\xff\xff\x7fab", "truncated.*left"),
         (b"\x0a" + b"\xff" * 11, "a number that never ends"),
         (field(100, field(1, b"conv") + field(7, b"\x0a\xff\x7fab")), "truncated"),

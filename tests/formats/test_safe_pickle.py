@@ -125,7 +125,7 @@ def test_a_claimed_length_is_not_allocated(content):
 
 
 def test_objects_outside_of_a_pickle_where_none_are_wanted():
-    with pytest.raises(ValueError, match="an object outside of it"):
+    with pytest.raises(ValueError, match="an object outside itself"):
         safe_pickle.load(b"\x80\x02K\x07Q.")
 
 

@@ -265,7 +265,7 @@ def test_outputs_of_another_size(good, tmp_path):
         ][0][0]
 
     write(tmp_path / "m.keras", with_config(good, change))
-    with refused("no OSVOS network", "side2"):
+    with refused("not an OSVOS network", "side2"):
         load_model(tmp_path / "m.keras")
 
 
