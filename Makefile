@@ -23,8 +23,8 @@ test: setup lint  ## all tests, the linter, the type checker and the arrows betw
 quick: setup lint  ## the same in under a minute: only tests that build no network
 	$(BIN)/python -m pytest $(BESIDE) -m "not slow and not long and not real_data" $(QUICK)
 
-test-long: setup  ## what tests of commands do a few times, a hundred times: twenty minutes
-	$(BIN)/python -m pytest -m long --timeout=3600
+test-long: setup  ## what tests of commands do six times, a hundred times
+	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=worksteal -m long --timeout=3600
 
 lint: setup
 	$(BIN)/ruff check .

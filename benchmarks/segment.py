@@ -37,7 +37,11 @@ _OUT = flags.DEFINE_string("out", None, "Folder for what segment writes.", requi
 flags.adopt_module_key_flags(timing)
 
 VARIANTS = {
-    f"{'follow' if follow else 'whole frames'}, snap={snap}": {"follow": follow, "snap": snap}
+    f"{'follow' if follow else 'whole frames'}, snap={snap}": {
+        "follow": follow,
+        "snap": snap,
+        "adapt": False,
+    }  # fmt: skip
     for snap in ("none", "bilateral")
     for follow in (False, True)
 }
