@@ -41,7 +41,7 @@ VARIANTS = {
         "follow": follow,
         "snap": snap,
         "adapt": False,
-    }  # fmt: skip
+    }
     for snap in ("none", "bilateral")
     for follow in (False, True)
 }
