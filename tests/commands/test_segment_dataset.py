@@ -1,6 +1,7 @@
 """Many sequences: what is left, what is done again, and what faults of workers cost."""
 
 import contextlib
+import csv
 import importlib.util
 import json
 import os
@@ -186,7 +187,7 @@ def test_refused_by_the_engines(arguments):
 # --- what it leaves, and what is done again -------------------------------------------------------
 
 
-def test_a_split(run, arguments, fake_davis, capsys):
+def test_a_split(run, arguments, fake_davis, tmp_path, capsys):
     out = arguments["out"]
     assert run(arguments) == ["bear", "goat"]
     assert {path.name for path in out.iterdir()} == {"bear", "goat", "results.jsonl"}
@@ -215,10 +216,11 @@ def test_a_split(run, arguments, fake_davis, capsys):
     assert "0 done in 0 s, 2 whole before, 0 failed." in capsys.readouterr().out
     flags = [f"--davis={fake_davis}", "--split=train", f"--results={out}", f"--out={out / 'eval'}"]
     evaluate.main(cli.parse(evaluate.FLAGS, flags))
+    with open(out / "eval" / "per_sequence.csv", newline="", encoding="utf-8") as file:
+        scored = {row["sequence"]: float(row["J_mean"]) for row in csv.DictReader(file)}
+    assert scored.keys() == {"bear", "goat"} and all(0 <= J <= 1 for J in scored.values())
 
-
-def test_the_masks_are_those_of_segment(run, arguments, fake_davis, tmp_path):
-    run(arguments)
+    # `segment` makes the same masks.
     (bear, _) = worklist.from_davis(davis.read_split(fake_davis, "train"))
     flags = {name: arguments[name] for name in ("parent", "updates", "precision")}
     own = {"frames": bear.frames, "mask": bear.masks[0], "out": tmp_path / "alone"}

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from osvos_tf.network import model
 from osvos_tf.training import one_shot, recipes
+from support.trainings import one_convolution
 
 STAGE = dataclasses.replace(
     recipes.ONE_SHOT_SCRATCH, updates=6, cooldown=2, rate=2e-3, until_learned=False
@@ -69,23 +70,24 @@ def test_frozen_blocks_stay_and_the_others_learn_as_without_them(blocks):
 
 
 def test_views_made_once_come_again():
-    still = dataclasses.replace(STAGE, updates=6, rate=0.0, views=4, batch_size=2)
-    losses = [loss for _, loss in one_shot.learn(network(), *annotated(), still).losses]
+    still = dataclasses.replace(STAGE, updates=6, rate=0.0, views=4, batch_size=2, height=40)
+    losses = [loss for _, loss in one_shot.learn(one_convolution(), *annotated(), still).losses]
     assert losses[:2] == losses[2:4] == losses[4:]
     assert losses[0] != losses[1]
     endless = dataclasses.replace(still, views=None)
-    losses = [loss for _, loss in one_shot.learn(network(), *annotated(), endless).losses]
+    losses = [loss for _, loss in one_shot.learn(one_convolution(), *annotated(), endless).losses]
     assert len(set(losses)) == 6
 
 
 def test_it_stops_when_the_object_is_learned(monkeypatch):
     monkeypatch.setattr(one_shot, "_CHECK_EVERY", 3)
-    still = dataclasses.replace(STAGE, updates=50, rate=0.0)  # learns nothing more
+    still = dataclasses.replace(STAGE, updates=50, rate=0.0, height=40)  # learns nothing more
     history = one_shot.learn(
-        network(), *annotated(), dataclasses.replace(still, until_learned=True)
+        one_convolution(), *annotated(), dataclasses.replace(still, until_learned=True)
     )
     assert history.updates == 3 + 3 + 3 + still.cooldown
-    history = one_shot.learn(network(), *annotated(), dataclasses.replace(still, updates=12))
+    still = dataclasses.replace(still, updates=12)
+    history = one_shot.learn(one_convolution(), *annotated(), still)
     assert history.updates == 12
 
 
