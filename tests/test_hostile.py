@@ -415,7 +415,11 @@ VALUES = fuzzing.JSON | st.recursive(
 )
 def test_any_json_request(document, signature_def):
     with contextlib.suppress(messages.RequestError):
-        messages.from_json(json.dumps(document).encode(), lambda _: signature_def)
+        _, arrays, _ = messages.from_json(json.dumps(document).encode(), lambda _: signature_def)
+        infos = signature_def.inputs
+        assert arrays.keys() <= set(infos)
+        for key, array in arrays.items():
+            assert array.dtype == tf.dtypes.as_dtype(infos[key].dtype).as_numpy_dtype
 
 
 @settings(**fuzzing.FUZZ, max_examples=200)
@@ -448,7 +452,9 @@ def test_any_tensor_proto(dtype, shape, content, numbers, texts, unknown_rank):
         proto.tensor_shape.dim.add(size=side)
     proto.tensor_shape.unknown_rank = unknown_rank
     with contextlib.suppress(messages.RequestError):
-        assert messages.from_proto("x", proto, 10_000).nbytes <= 80_000
+        found = messages.from_proto("x", proto, 10_000)
+        assert found.nbytes <= 80_000 and found.shape == tuple(shape)
+        assert found.dtype == tf.dtypes.as_dtype(dtype).as_numpy_dtype
 
 
 CONFIG = b"""model_config_list {
