@@ -96,15 +96,15 @@ def majority_vote(mask: np.ndarray, labels: np.ndarray, refine: bool = False) ->
     Args:
         mask: bool or 0/1 `[height, width]`.
         labels: superpixels, integers from 0, `[height, width]`.
-        refine: leave large superpixels of two kinds as they are. Object are those with more than
-            70 % object; those with 30 to 70 % keep their pixels if that is more than 5 % of the
-            whole mask's object. It is in the authors' code too, switched off.
+        refine: leave large superpixels of two kinds as they are. Those with more than 70 %
+            object become object; those with 30 to 70 % keep their pixels if that is more than 5 %
+            of the whole mask's object. It is in the authors' code too, switched off.
 
     Returns:
         uint8 0/1 `[height, width]`.
 
     Raises:
-        ValueError: the shapes differ, the mask has other values, or labels are no labels.
+        ValueError: the shapes differ, the mask has other values, or `labels` are not labels.
     """
     mask, labels = _as_mask(mask), np.asarray(labels)
     if labels.shape != mask.shape:

@@ -92,7 +92,7 @@ class Specialist:
             changes: options by their names, such as `snap="none"`.
 
         Returns:
-            An iterator of `SegmentedFrame`. What is wrong with the arguments, this call tells.
+            An iterator of `SegmentedFrame`. Mistakes in the arguments are raised by this call.
 
         Raises:
             InputError: the video cannot be read, or the options do not fit.
@@ -272,7 +272,7 @@ def load(path: str | os.PathLike[str]) -> Specialist:
         return Specialist(_foreground(path), objects={1: "object 1"})
     if not (path / NETWORK).is_file():
         raise InputError(
-            f"No {NETWORK} in '{path}'. Wanted a folder that segment or Specialist.save has left, "
+            f"No {NETWORK} in '{path}'. Wanted a folder written by segment or Specialist.save, "
             "or a .keras file."
         )
     try:
