@@ -156,6 +156,7 @@ def _views(
 ) -> tf.data.Dataset:
     index, parts = part
 
+    @tf.autograph.experimental.do_not_convert  # there is nothing to convert, which takes a while
     def view(number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         number = number * parts + index
         seeds = tf.stack([tf.cast(seed, tf.int64), number])

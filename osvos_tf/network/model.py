@@ -167,7 +167,9 @@ def any_size(predictor: keras.Model) -> Callable[[Any], Any]:
         tensors.
     """
     signature = [tf.TensorSpec((None, None, None, 3), tf.uint8)]
-    return tf.function(lambda images: predictor(images, training=False), input_signature=signature)
+    return tf.function(
+        lambda images: predictor(images, training=False), input_signature=signature, autograph=False
+    )
 
 
 def working_height(model: keras.Model) -> int | None:
