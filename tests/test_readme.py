@@ -37,8 +37,11 @@ COMMANDS = {
     for path in (REPOSITORY / "pipelines").glob("[!_]*.py")
 }
 
-# Text of snippets that is replaced: training takes half a minute, and a port may be taken.
+# Text of snippets that is replaced: training takes half a minute, adaptation as long, and a port
+# may be taken.
 SUBSTITUTIONS = {
+    "parrot.segment(frames)": "parrot.segment(frames, adapt=False)",
+    "dog.segment(video)": "dog.segment(video, adapt=False)",
     "updates=50": "updates=2",
     "budget=30": "budget=1",
     "localhost:8500": "localhost:{gRPC}",
@@ -46,8 +49,8 @@ SUBSTITUTIONS = {
 }
 # Command -> flags behind those that are printed.
 QUICK = {
-    "segment": ["--updates=1", "--height=32"],
-    "segment_dataset": ["--updates=0", "--height=32"],
+    "segment": ["--updates=1", "--height=32", "--noadapt"],
+    "segment_dataset": ["--updates=0", "--height=32", "--noadapt"],
     "train_parent": ["--updates=1", "--height=48"],
     "train_contour": ["--updates=1", "--height=48"],
     "serve": ["--rest_port=0", "--grpc_port=0"],
