@@ -104,7 +104,7 @@ def main(args: flags.FlagValues) -> None:
 
     runtime.import_tensorflow()
     try:
-        from osvos_tf.serving import served_models
+        from osvos_tf.serving import served_models, service
         from osvos_tf.serving import server as model_server
     except ImportError as error:
         raise missing_package("Serving", "serving", error) from error
@@ -117,7 +117,7 @@ def main(args: flags.FlagValues) -> None:
         rest_port=args.rest_port,
         grpc_port=args.grpc_port,
         poll_seconds=args.poll_seconds,
-        limits=model_server.Limits(
+        limits=service.Limits(
             queue=args.queue,
             workers=args.workers,
             request_bytes=args.max_request_mb << 20,

@@ -4,7 +4,6 @@ import concurrent.futures
 import contextlib
 import operator
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 import grpc
 import tensorflow as tf
@@ -18,14 +17,13 @@ from tensorflow_serving.apis import (
 
 from osvos_tf.network.model_store import DEFAULT_SIGNATURE
 from osvos_tf.serving import tf_serving_messages as messages
+from osvos_tf.serving.service import Service
 
-if TYPE_CHECKING:
-    from osvos_tf.serving.server import Service
 _SPARE_THREADS = 8  # for requests that take no place in the queue
 
 
 @contextlib.contextmanager
-def running(service: "Service", host: str, port: int) -> Iterator[None]:
+def running(service: Service, host: str, port: int) -> Iterator[None]:
     """Runs the gRPC interface."""
     threads = service.queue.places + _SPARE_THREADS
     server = grpc.server(
@@ -56,7 +54,7 @@ def running(service: "Service", host: str, port: int) -> Iterator[None]:
 
 
 def _handler(
-    service: "Service", answer: Callable[["Service", Message, grpc.ServicerContext], Message]
+    service: Service, answer: Callable[[Service, Message, grpc.ServicerContext], Message]
 ) -> Callable[[Message, grpc.ServicerContext], Message]:
     """Returns the gRPC handler that answers with `answer(service, request, context)`."""
 
@@ -72,7 +70,7 @@ def _handler(
 
 
 def _predict(
-    service: "Service", request: predict_pb2.PredictRequest, context: grpc.ServicerContext
+    service: Service, request: predict_pb2.PredictRequest, context: grpc.ServicerContext
 ) -> predict_pb2.PredictResponse:
     spec = request.model_spec
     with service.predict_request(spec.name, "grpc"):
@@ -96,7 +94,7 @@ def _predict(
 
 
 def _status(
-    service: "Service",
+    service: Service,
     request: get_model_status_pb2.GetModelStatusRequest,
     context: grpc.ServicerContext,
 ) -> get_model_status_pb2.GetModelStatusResponse:
@@ -104,7 +102,7 @@ def _status(
 
 
 def _metadata(
-    service: "Service",
+    service: Service,
     request: get_model_metadata_pb2.GetModelMetadataRequest,
     context: grpc.ServicerContext,
 ) -> get_model_metadata_pb2.GetModelMetadataResponse:

@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import grpc
 import numpy as np
@@ -16,9 +16,7 @@ from aiohttp import web
 
 from osvos_tf.serving import served_models
 from osvos_tf.serving import tf_serving_messages as messages
-
-if TYPE_CHECKING:
-    from osvos_tf.serving.server import Service
+from osvos_tf.serving.service import Service
 
 T = TypeVar("T")
 _HTTP_STATUS = {
@@ -38,7 +36,7 @@ _PREDICT_PATH = re.compile(_MODEL_PATH + ":predict")
 
 
 @contextlib.contextmanager
-def running(service: "Service", listening: socket.socket) -> Iterator[None]:
+def running(service: Service, listening: socket.socket) -> Iterator[None]:
     """Runs the REST interface: an event loop in its own thread."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="rest")
@@ -64,7 +62,7 @@ def _version(text: str | None) -> int | None:
 class _Rest:
     """Answers HTTP requests. Threads do what takes long, so that other requests are heard."""
 
-    def __init__(self, service: "Service"):
+    def __init__(self, service: Service):
         self._service = service
         self._reading = 0  # requests whose body is arriving
         self._stopping = False

@@ -27,7 +27,7 @@ from PIL import Image
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from osvos_tf.errors import InputError
-from osvos_tf.serving import served_models
+from osvos_tf.serving import served_models, service
 from osvos_tf.serving import server as model_server
 from support import toy_model
 
@@ -57,7 +57,7 @@ def start(base):
             server = model_server.ModelServer(
                 base_paths or {"dog": base},
                 poll_seconds=poll_seconds,
-                limits=model_server.Limits(**limits),
+                limits=service.Limits(**limits),
             )
             return stack.enter_context(server)
 
@@ -185,7 +185,7 @@ def test_a_cancelled_call_lets_its_arguments_go():
     class Payload:
         pass
 
-    with model_server.WorkQueue(waiting=5, workers=1) as queue:
+    with service.WorkQueue(waiting=5, workers=1) as queue:
         opened = threading.Event()
         queue.submit(opened.wait, SECONDS)
         payload = Payload()
