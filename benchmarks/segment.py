@@ -22,7 +22,7 @@ from osvos_tf.data import davis
 from osvos_tf.media import visualize
 from osvos_tf.media.frames import open_frames
 from osvos_tf.media.masks import write_mask
-from osvos_tf.media.videos import write_video
+from osvos_tf.media.video_writer import write_video
 from osvos_tf.network import model
 from osvos_tf.network.precision import with_precision
 from osvos_tf.parallel import parallel_map

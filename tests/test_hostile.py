@@ -26,7 +26,7 @@ from osvos_tf.jobs import video_job, worker, worklist
 from osvos_tf.media import images
 from osvos_tf.media.frames import open_frames
 from osvos_tf.media.masks import read_mask
-from osvos_tf.media.videos import write_video
+from osvos_tf.media.video_writer import write_video
 from osvos_tf.network import model_store
 from osvos_tf.segmentation import specialist
 from osvos_tf.serving import served_models

@@ -19,7 +19,7 @@ from osvos_tf.commands import cli
 from osvos_tf.data import painted_world
 from osvos_tf.errors import InputError
 from osvos_tf.media.masks import write_mask
-from osvos_tf.media.videos import write_video
+from osvos_tf.media.video_writer import write_video
 from osvos_tf.training import distribution
 from support import foreign
 from support.commands import SECONDS, Commands, in_background

@@ -128,6 +128,8 @@ def main(args: flags.FlagValues) -> None:
         f"{len(names)} masks in {os.path.join(args.out, _MASKS)}: "
         f"{len(names) / seconds:.1f} frames a second."
     )
+    if damage := frames.damage():
+        raise cli.Unfinished(damage)
 
 
 def run() -> None:

@@ -9,10 +9,12 @@ there. Until then an earlier result stands; a run that was killed resumes from w
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from absl import flags
 
+from osvos_tf import results
 from osvos_tf.commands import cli, progress_bar, shared_flags
 from osvos_tf.jobs import video_job
 from osvos_tf.progress import OnProgress, Progress
@@ -182,6 +184,7 @@ def main(args: flags.FlagValues) -> None:
     job = make_job(args)
     if job.find_fault() is None:
         print(f"{args.out} holds these results already, whole.")
+        _tell_damage(results.read_record(args.out) or {})
         return
     with _watch(args.budget if args.updates is None else None) as on_progress:
         record = video_job.run(job, on_progress=on_progress, on_resume=print)
@@ -193,6 +196,13 @@ def main(args: flags.FlagValues) -> None:
     )
     for remark in record["remarks"]:
         print(remark)
+    _tell_damage(record)
+
+
+def _tell_damage(record: Mapping[str, Any]) -> None:
+    """Raises Unfinished if the video could not be decoded as a whole."""
+    if record.get("damage"):
+        raise cli.Unfinished(record["damage"])
 
 
 def run() -> None:

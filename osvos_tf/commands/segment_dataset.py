@@ -144,6 +144,9 @@ def main(args: flags.FlagValues) -> None:
             f"{len(failed)} of {len(items)} sequences failed: {named}. The others are whole; the "
             f"same command tries these again. More about them is in {log}."
         )
+    damage = [f"{row['sequence']}: {row['damage']}" for row in rows.values() if row.get("damage")]
+    if damage:
+        raise cli.Unfinished("\n".join(damage))
 
 
 def run() -> None:

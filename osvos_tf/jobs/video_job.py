@@ -24,7 +24,7 @@ from osvos_tf.media import visualize
 from osvos_tf.media.frames import Frames, open_frames
 from osvos_tf.media.images import IMAGE_SUFFIXES, open_image
 from osvos_tf.media.masks import check_png, write_mask, write_probability
-from osvos_tf.media.videos import write_video
+from osvos_tf.media.video_writer import write_video
 from osvos_tf.network.parents import PARENTS
 from osvos_tf.parallel import parallel_map
 from osvos_tf.progress import OnProgress
@@ -154,7 +154,7 @@ def run(
         InputError: a mistake in what the job names, see also `results.draft`.
         FloatingPointError: see `loop.train`.
     """
-    frames = open_frames(job.frames)
+    frames = open_frames(job.frames).without(split_mask(mask)[1] for mask in job.masks)
     frames.check()
     given = _annotations(job, frames)
     work = job.work()
@@ -196,6 +196,7 @@ def _record(
         "seconds": {"training": specialist.seconds, "inference": round(seconds, 3)},
         "found": found,
         "remarks": _remarks(found, specialist.annotations),
+        "damage": frames.damage(),
     }
 
 
@@ -285,7 +286,8 @@ def _write_frames(
     if job.probabilities:
         files.ensure_writable(folder / PROBABILITIES)
     kept = _masks_in_place(job)
-    with write_video(folder / "overlay.mp4", frames.size, frames.fps) as overlay:
+    video = folder / "overlay.mp4"
+    with write_video(video, frames.size, frames.fps, sound=frames.sound) as overlay:
 
         def write(frame: "SegmentedFrame") -> tuple[str, dict[str, Any]]:
             mask = (frame.mask > 0).astype(np.uint8)
@@ -297,7 +299,7 @@ def _write_frames(
             if job.probabilities:
                 place = folder / PROBABILITIES / f"{frame.name}.png"
                 write_probability(place, probability)
-            overlay.write(visualize.overlay(frame.image, mask))
+            overlay.write(visualize.overlay(frame.image, mask), frames.time(frame.name))
             return frame.name, {
                 "area": int(np.count_nonzero(mask)),
                 "confidence": round(frame.confidence[number], 4),

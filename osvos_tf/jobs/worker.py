@@ -51,9 +51,9 @@ def segment_sequence(job: VideoJob) -> dict[str, Any]:
     """Does one sequence's job; its results are whole in the job's folder, or not there.
 
     Returns:
-        A dict that can be a JSON object: `frames`, `updates`, `timings` and `remarks` of a sequence
-        that went well, else `error`, with `mistake` true where it is the user's, `trace` where it
-        is not.
+        A dict that can be a JSON object: `frames`, `updates`, `timings`, `remarks` and `damage` of
+        a sequence that went well, else `error`, with `mistake` true where it is the user's, `trace`
+        where it is not.
     """
     try:
         return summary(video_job.run(job))
@@ -76,8 +76,7 @@ def summary(record: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what a line of `results.jsonl` says of a sequence, from its record."""
     result = {"frames": record["frames"], "updates": record["updates"]}
     result["timings"] = record["seconds"]
-    if record.get("remarks"):
-        result["remarks"] = record["remarks"]
+    result.update({key: record[key] for key in ("remarks", "damage") if record.get(key)})
     return result
 
 

@@ -1,8 +1,8 @@
 """Single pictures in and out, read within bounds."""
 
+import contextlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -10,10 +10,15 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps, TiffImagePlugin, WebPImagePlugin
 
+with contextlib.suppress(ImportError):  # before Pillow 11.3
+    from PIL import AvifImagePlugin  # noqa: F401 (importing it makes Pillow read AVIF)
+
 from osvos_tf.errors import InputError
 from osvos_tf.files import atomic_path
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".avif", ".ppm", ".pgm",
+)  # fmt: skip
 # Larger frames and masks are refused before they are decoded, as what they claim to be may be made
 # up: a PNG of a few KB can unpack to gigabytes. 8K video has half of it.
 MAX_PIXELS = 2**26
@@ -21,10 +26,12 @@ MAX_PIXELS = 2**26
 _EXIF_ORIENTATION = 0x0112
 _EXIF_ORIENTATIONS = range(2, 9)  # 1 is upright, what is above means nothing
 _EXIF_QUARTER_TURNS = (5, 6, 7, 8)  # orientations that swap height and width
-# Pillow knows more, but EPS and the like are programs rather than pictures. It loads the last two
+# Pillow knows more, but EPS and the like are programs rather than pictures. It loads the last ones
 # only on demand, or where they are imported.
-_FORMATS = ("JPEG", "PNG", "BMP", TiffImagePlugin.TiffImageFile.format,
-            WebPImagePlugin.WebPImageFile.format)  # fmt: skip
+_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", TiffImagePlugin.TiffImageFile.format,
+            WebPImagePlugin.WebPImageFile.format,
+            *({"AVIF"} & set(Image.OPEN)))  # fmt: skip
+_ANIMATED = ("GIF", "WEBP", "PNG", "TIFF")  # formats of which one file may hold many pictures
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -42,16 +49,31 @@ def read_image(path: Path) -> np.ndarray:
         InputError: it cannot be read.
     """
     with reading(path), open_image(path) as image:
-        image.load()
-        if image.mode == "F":
-            raise ValueError("its pixels are floating-point numbers, whose range is unknown")
-        if is_turned(image):
-            image = ImageOps.exif_transpose(image)
-        if image.mode.startswith("I"):  # 16 bits a pixel
-            grey = np.clip(np.asarray(image) >> 8, 0, 255).astype(np.uint8)
-            return np.repeat(grey[..., None], 3, axis=-1)
-        image.info.pop("transparency", None)
-        return np.array(image.convert("RGB"))
+        return to_rgb(image)
+
+
+def to_rgb(image: Image.Image) -> np.ndarray:
+    """Returns an opened image, or the page of it that it is at, as `read_image` does.
+
+    Raises:
+        ValueError: its pixels are of a type whose range is unknown.
+    """
+    image.load()
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers, whose range is unknown")
+    if is_turned(image):
+        image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16 bits a pixel
+        grey = np.clip(np.asarray(image) >> 8, 0, 255).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=-1)
+    image.info.pop("transparency", None)
+    return np.array(image.convert("RGB"))
+
+
+def has_pages(path: Path) -> bool:
+    """Returns whether a picture is animated, or a document of several pages."""
+    with reading(path), open_image(path) as image:
+        return image.format in _ANIMATED and getattr(image, "n_frames", 1) > 1
 
 
 def is_turned(image: Image.Image) -> bool:
@@ -65,7 +87,7 @@ def is_turned(image: Image.Image) -> bool:
     )
 
 
-@contextmanager
+@contextlib.contextmanager
 def open_image(source: str | os.PathLike | BinaryIO) -> Iterator[Image.Image]:
     """Opens an image with Pillow and reads its header; rejects what is too large or not a picture.
 
@@ -92,7 +114,7 @@ def require_pixels(width: int, height: int) -> None:
         )
 
 
-@contextmanager
+@contextlib.contextmanager
 def reading(path: Path) -> Iterator[None]:
     """Turns Pillow's many exceptions into one that names the file."""
     try:

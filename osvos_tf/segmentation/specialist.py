@@ -128,7 +128,7 @@ class Specialist:
         if not {"updates", "budget"} & set(changes):
             updates = max(1, round(_CORRECTION * (self.options.updates or len(self.losses))))
             options = dataclasses.replace(options, updates=updates, budget=None)
-        given = annotated.read_annotations(_open(video), masks, options.object)
+        given = annotated.read_annotations(_open(video, masks), masks, options.object)
         kept = [
             known for known in self.annotations if not any(known.shows(*new[:2]) for new in given)
         ]
@@ -243,7 +243,7 @@ def learn(
         FloatingPointError: the loss is not finite, see `loop.train`.
     """
     chosen = with_changes(LearnOptions, options, changes)
-    given = annotated.read_annotations(_open(video), masks, chosen.object)
+    given = annotated.read_annotations(_open(video, masks), masks, chosen.object)
     return learn_from(given, chosen, on_progress)
 
 
@@ -312,8 +312,12 @@ def _foreground(path: str | os.PathLike[str]) -> keras.Model:
     return network
 
 
-def _open(source: Source) -> Frames:
+def _open(source: Source, masks: Mapping[int | str, Mask] | None = None) -> Frames:
+    """Opens a video; masks that lie among its frames are none of them."""
     frames = open_video(source)
+    if isinstance(masks, Mapping):
+        paths = [mask for mask in masks.values() if isinstance(mask, (str, os.PathLike))]
+        frames = frames.without(paths)
     frames.check()
     return frames
 

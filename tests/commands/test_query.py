@@ -10,7 +10,7 @@ from osvos_tf.errors import InputError
 from osvos_tf.media import masks
 from osvos_tf.media.frames import open_frames
 from osvos_tf.media.masks import read_mask, write_mask
-from osvos_tf.media.videos import write_video
+from osvos_tf.media.video_writer import write_video
 from osvos_tf.network import model, saved_model
 from osvos_tf.network.files import load_model, save_model
 from osvos_tf.serving import client_base

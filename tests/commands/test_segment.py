@@ -16,7 +16,7 @@ from osvos_tf.evaluation import metrics
 from osvos_tf.jobs import video_job
 from osvos_tf.media.frames import open_frames
 from osvos_tf.media.masks import read_mask
-from osvos_tf.media.videos import write_video
+from osvos_tf.media.video_writer import write_video
 from osvos_tf.network import DEFAULT_THRESHOLD, model
 from osvos_tf.network.files import save_model
 from osvos_tf.segmentation import colours, inference, snapping

@@ -17,7 +17,7 @@ from osvos_tf.errors import InputError
 from osvos_tf.jobs import video_job
 from osvos_tf.jobs.video_job import VideoJob
 from osvos_tf.media.masks import read_mask, write_mask
-from osvos_tf.media.videos import write_video
+from osvos_tf.media.video_writer import write_video
 from osvos_tf.network.parents import PARENTS
 from osvos_tf.segmentation.options import LearnOptions, SegmentOptions
 from support import quick_specialist
