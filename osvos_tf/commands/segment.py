@@ -29,12 +29,22 @@ shared_flags.define_path(
 shared_flags.define_paths(
     "mask",
     None,
-    "PNG that annotates the first frame; NAME:PNG annotates the frame called NAME. Repeatable.",
+    "Picture (PNG), or file of labelme, COCO, CVAT or Label Studio, that annotates the first "
+    "frame; NAME:FILE annotates the frame called NAME. Repeatable.",
     required=True,
     flag_values=FLAGS,
 )
 flags.DEFINE_integer(
     "object", None, "Object id to take from a palette mask; unset: all.", flag_values=FLAGS
+)
+flags.DEFINE_float(
+    "mask_threshold",
+    None,
+    "For masks with shades, or saved as JPEG: the object is where their alpha, or else their "
+    "brightness, is above this part of its range, such as 0.5.",
+    lower_bound=0.0,
+    upper_bound=1.0,
+    flag_values=FLAGS,
 )
 shared_flags.define_path(
     "parent",
@@ -159,7 +169,8 @@ shared_flags.define_overwrite(FLAGS)
 shared_flags.define_common(FLAGS)
 GROUPS = (
     ("What you need", ("frames", "mask", "out", "budget", "parent", "overwrite")),
-    ("What is written", ("probabilities", "object")),
+    ("Masks that are not plain", ("object", "mask_threshold")),
+    ("What is written", ("probabilities",)),
     (
         "Learning",
         (

@@ -218,7 +218,7 @@ def _annotations(job: VideoJob, frames: Frames) -> tuple[Annotation, ...]:
         if key in masks:
             raise InputError(f"Two masks annotate frame {key!r}. Give each frame one.")
         masks[key] = path
-    return annotations.read_annotations(frames, masks, job.learn.object)
+    return annotations.read_annotations(frames, masks, job.learn.object, job.learn.mask_threshold)
 
 
 def _check_place(job: VideoJob, work: Mapping[str, Any], given: tuple[Annotation, ...]) -> None:

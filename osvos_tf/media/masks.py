@@ -1,15 +1,20 @@
-"""Masks as PNG files: reading what a person sees in them, writing 0 and 255."""
+"""Masks as files: reading what a person sees in them, writing 0 and 255."""
 
 import os
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image
 
 from osvos_tf.errors import InputError
-from osvos_tf.media.images import describe_size, open_image, reading, write_png
+from osvos_tf.formats import annotations
+from osvos_tf.media.images import describe_size, open_image, reading, require_pixels, write_png
+from osvos_tf.media.mask_pictures import VOID, describe_values, labels_of
+from osvos_tf.media.sequence import number_in
 
-VOID = 255  # in a mask that was read: neither object nor background, left out of loss and metrics
+__all__ = ["VOID", "check_png", "read_mask", "write_mask", "write_probability"]
+
+_LOSSY = ("JPEG", "MPO", "AVIF")  # formats that change a picture's values
 
 
 def read_mask(
@@ -17,20 +22,27 @@ def read_mask(
     object_id: int | None = None,
     *,
     picked_by: str | None = "object_id",
+    threshold: float | None = None,
+    frame: str | None = None,
 ) -> np.ndarray:
     """Reads an annotation: which pixels are the object.
 
-    Accepts PNGs, and images of Pillow, of three kinds:
+    A person's eye decides, see `mask_pictures`:
       * grey with the values {0, 1} or {0, 255} ({0, 65535} in 16 bits): the larger is the object;
-      * palette, as in DAVIS: the indices are object ids, 0 is background and 255 is void;
-      * RGB, where the three channels are equal and as in grey. Transparent pixels are background.
-    And arrays [height, width]: bool, {0, 255}, or object ids (so {0, 1}, too) with 255 as void.
+      * a palette with colours, as in DAVIS: its indices are object ids, 0 is background, 255 void;
+      * two colours, one of them black or white, which is the background;
+      * an object on transparent ground.
+    And arrays, also as `.npy`, [height, width]: bool, {0, 255}, or object ids (so {0, 1}, too) with
+    255 as void; and files of annotation tools, see `formats.annotations`.
 
     Args:
-        source: path of the PNG, image, or array.
-        object_id: take only this object of a label map; a grey PNG may then hold ids as well.
-            None takes every object of a palette PNG together.
+        source: path, image, or array.
+        object_id: take only this object of a label map; a grey picture may then hold ids as well.
+            None takes every object together.
         picked_by: how a message should refer to `object_id`; None: the user cannot pick.
+        threshold: takes pictures with shades, also JPEG: the object is where their alpha or their
+            brightness is above this part of its range, 0..1.
+        frame: name of the frame that is annotated, where a tool's file has many.
 
     Returns:
         uint8 [height, width]: 0 background, 1 object, 255 void. There may be no object in it.
@@ -41,13 +53,13 @@ def read_mask(
     if isinstance(source, Image.Image):
         place = "the image"
         with reading(Path(place)):
-            labels, has_ids = _image_labels(source, place)
+            labels, has_ids = labels_of(source, place, threshold)
     elif isinstance(source, (str, os.PathLike)):
         place = f"'{os.fspath(source)}'"
-        labels, has_ids = _read_labels(Path(source))
+        labels, has_ids = _read_labels(Path(source), threshold, frame)
     else:
         place = "the array"
-        labels, has_ids = _array_labels(np.asarray(source))
+        labels, has_ids = _array_labels(np.asarray(source), place)
     if object_id is not None:
         return _select_object(labels, object_id, has_ids, place, picked_by)
     if has_ids:
@@ -57,8 +69,8 @@ def read_mask(
         pick = f"; if they are object ids, pick one by {picked_by}" if picked_by else ""
         raise InputError(
             f"Wanted a mask with the values 0 and 255 (or 0 and 1), but {place} holds "
-            f"{_describe_values(np.unique(labels))}. If these are shades, threshold it and save it "
-            f"without smoothing{pick}."
+            f"{describe_values(np.unique(labels))}. If these are shades, save it without "
+            f"smoothing, or give `mask_threshold`: what is brighter is the object{pick}."
         )
     return (labels > 0).astype(np.uint8)
 
@@ -72,7 +84,7 @@ def _select_object(
     if object_id not in ids:
         raise InputError(
             f"Wanted object {object_id} in {place}, but the object ids there are "
-            f"{_describe_values(ids) if ids else 'none'}. Pick one of them by {picked_by}."
+            f"{describe_values(ids) if ids else 'none'}. Pick one of them by {picked_by}."
         )
     mask = (labels == object_id).astype(np.uint8)
     if object_id != VOID:
@@ -80,29 +92,78 @@ def _select_object(
     return mask
 
 
-def _read_labels(path: Path) -> tuple[np.ndarray, bool]:
-    """Returns a PNG's palette indices or grey values [height, width]; True if these are ids."""
+def _read_labels(path: Path, threshold: float | None, frame: str | None) -> tuple[np.ndarray, bool]:
+    """Returns a file's labels [height, width]; True if these are object ids."""
+    if path.is_dir():
+        raise InputError(f"Wanted a mask, but '{path}' is a folder. Name one of its files.")
     if not path.exists():
         raise InputError(f"Wanted a mask, but '{path}' does not exist. Name a PNG.")
+    suffix = path.suffix.lower()
+    if suffix in annotations.SUFFIXES:
+        return _read_tool_file(path, frame), True
+    if suffix == ".npy":
+        return _read_array(path)
     with reading(path), open_image(path) as image:
-        if image.format != "PNG":
+        if image.format in _LOSSY and threshold is None:
             raise InputError(
-                f"Wanted a mask as PNG, but '{path}' is {image.format}, which may have changed its "
-                "values. Export the mask from your drawing tool as PNG, without smoothing."
+                f"Wanted a mask that holds its values, but '{path}' is {image.format}, which "
+                "blurs them. Export it as PNG from your drawing tool, or give `mask_threshold`, "
+                "such as 0.5: what is brighter is the object."
             )
-        return _image_labels(image, f"'{path}'")
+        return labels_of(image, f"'{path}'", threshold)
 
 
-def _image_labels(image: Image.Image, place: str) -> tuple[np.ndarray, bool]:
-    """Returns an image's palette indices or grey values [height, width]; True if these are ids."""
-    image.load()
-    pixels = np.array(image)
-    if pixels.dtype == bool:
-        pixels = pixels.astype(np.uint8)
-    return (pixels if pixels.ndim == 2 else _merge_channels(pixels, place)), image.mode == "P"
+def _read_array(path: Path) -> tuple[np.ndarray, bool]:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        require_pixels(array.shape[1], array.shape[0])
+    except (ValueError, OSError, EOFError, IndexError) as error:
+        raise InputError(
+            f"Wanted a mask, but the array in '{path}' cannot be read: {error}. Save it by "
+            "numpy.save as [height, width]."
+        ) from error
+    return _array_labels(array, f"'{path}'")
 
 
-def _array_labels(array: np.ndarray) -> tuple[np.ndarray, bool]:
+def _read_tool_file(path: Path, frame: str | None) -> np.ndarray:
+    """Returns the label map of the picture that a tool's file has for a frame."""
+    try:
+        pictures = annotations.read(path)
+        picture = _picture_for(pictures, frame, path)
+        return annotations.label_map(picture, annotations.names_of(pictures))
+    except InputError:
+        raise
+    except (ValueError, OSError) as error:
+        raise InputError(
+            f"Wanted a mask, but '{path}' cannot be read as a file of {annotations.TOOLS}: "
+            f"{error}. Export one of these, or the mask as PNG."
+        ) from error
+
+
+def _picture_for(
+    pictures: tuple[annotations.Picture, ...], frame: str | None, path: Path
+) -> annotations.Picture:
+    if len(pictures) == 1:
+        return pictures[0]
+    stems = [PurePosixPath(picture.name.replace("\\", "/")).stem for picture in pictures]
+    for matches in (
+        [picture for picture, stem in zip(pictures, stems, strict=True) if stem == frame],
+        [
+            picture
+            for picture, stem in zip(pictures, stems, strict=True)
+            if frame is not None and number_in(frame) == number_in(stem) is not None
+        ],
+    ):
+        if len(matches) == 1:
+            return matches[0]
+    listed = ", ".join(repr(stem) for stem in stems[:8])
+    raise InputError(
+        f"'{path}' annotates {len(pictures)} pictures, {listed}{', ...' * (len(stems) > 8)}, and "
+        f"none of them alone has the name of frame {frame!r}. Name the frame: NAME:FILE."
+    )
+
+
+def _array_labels(array: np.ndarray, place: str) -> tuple[np.ndarray, bool]:
     """Returns an array's values [height, width]; True if these are object ids."""
     if array.ndim == 3 and array.shape[-1] == 1:
         array = array[..., 0]
@@ -113,42 +174,14 @@ def _array_labels(array: np.ndarray) -> tuple[np.ndarray, bool]:
     values = np.unique(array)
     if not np.isin(values, np.arange(VOID + 1)).all():
         raise InputError(
-            "Wanted a mask of bool, of 0 and 255, or of object ids up to 254. The array holds "
-            f"{_describe_values(values)}. Threshold probabilities first: probability > 0.5."
+            f"Wanted a mask of bool, of 0 and 255, or of object ids up to 254. {_capital(place)} "
+            f"holds {describe_values(values)}. Threshold probabilities first: probability > 0.5."
         )
-    return array.astype(np.uint8), not set(values.tolist()) <= {0, VOID}
+    return np.asarray(array).astype(np.uint8), not set(values.tolist()) <= {0, VOID}
 
 
-def _merge_channels(pixels: np.ndarray, place: str) -> np.ndarray:
-    """Returns the grey values of pixels [height, width, 2 (grey, alpha), 3 (RGB) or 4 (RGBA)]."""
-    has_alpha = pixels.shape[-1] in (2, 4)
-    colours = pixels[..., :-1] if has_alpha else pixels
-    coloured = np.any(colours != colours[..., :1], axis=-1)
-    if coloured.any():
-        found = np.unique(colours[coloured], axis=0)
-        raise InputError(
-            f"Wanted a mask in black and white, but {place} holds colours, among them RGB "
-            f"{_describe_values(found)}. Export it as grey, or as PNG with a palette."
-        )
-    grey = colours[..., 0]
-    if not has_alpha:
-        return grey
-    alpha = pixels[..., -1]
-    if not set(np.unique(alpha).tolist()) <= {0, 255}:
-        raise InputError(
-            f"Wanted a mask without half-transparent pixels, but {place} has the opacities "
-            f"{_describe_values(np.unique(alpha))}. Export it without alpha channel."
-        )
-    return np.where(alpha == 255, grey, 0).astype(np.uint8)
-
-
-def _describe_values(values: list[int] | np.ndarray, most: int = 8) -> str:
-    """Lists the first few values: '0, 1, 2 and 9 more'."""
-    values = np.asarray(values)
-    listed = ", ".join(
-        str(tuple(value) if isinstance(value, list) else value) for value in values[:most].tolist()
-    )
-    return f"{listed} and {len(values) - most} more" if len(values) > most else listed
+def _capital(place: str) -> str:
+    return place[0].upper() + place[1:]
 
 
 def write_mask(path: str | os.PathLike, mask: np.ndarray) -> None:
@@ -165,7 +198,7 @@ def write_mask(path: str | os.PathLike, mask: np.ndarray) -> None:
     mask = _require_plane(mask, "mask")
     if mask.dtype != bool and not np.isin(mask, (0, 1)).all():
         raise ValueError(
-            f"mask must hold 0 and 1 only. Received: {_describe_values(np.unique(mask))}."
+            f"mask must hold 0 and 1 only. Received: {describe_values(np.unique(mask))}."
         )
     write_png(path, mask.astype(np.uint8) * 255)
 

@@ -72,7 +72,7 @@ class Frames(ABC):
                     f"Wanted a frame's position, 0 to {len(names) - 1}, or its name. Got {key!r}."
                 ) from None
         if key not in names and key.isdecimal():
-            meant = [name for name in names if _number_in(name) == int(key)]
+            meant = [name for name in names if number_in(name) == int(key)]
             if len(meant) == 1:
                 return meant[0]
         if key not in names:
@@ -126,7 +126,7 @@ class Frames(ABC):
         return next(iter(self))
 
 
-def _number_in(name: str) -> int | None:
+def number_in(name: str) -> int | None:
     """Returns the last number in a frame's name, or None."""
     found = re.findall(r"[0-9]+", name)
     return int(found[-1]) if found else None

@@ -34,7 +34,10 @@ class Annotation(NamedTuple):
 
 
 def read_annotations(
-    frames: Frames, masks: Mapping[int | str, Mask], object_id: int | None = None
+    frames: Frames,
+    masks: Mapping[int | str, Mask],
+    object_id: int | None = None,
+    threshold: float | None = None,
 ) -> tuple[Annotation, ...]:
     """Reads the masks of some frames.
 
@@ -42,6 +45,7 @@ def read_annotations(
         frames: the video.
         masks: see `specialist.learn`.
         object_id: see `LearnOptions.object`.
+        threshold: see `LearnOptions.mask_threshold`.
 
     Raises:
         InputError: see `specialist.learn`; or two keys mean the same frame.
@@ -57,7 +61,7 @@ def read_annotations(
         if name in known:
             raise InputError(f"Two masks annotate frame {name!r}. Give each frame one.")
         image = frames.read(name)
-        mask = read_mask(source, object_id, picked_by="`object`")
+        mask = read_mask(source, object_id, picked_by="`object`", threshold=threshold, frame=name)
         is_path = isinstance(source, (str, os.PathLike))
         _check(mask, f"'{source}'" if is_path else f"of frame {name!r}", image, name)
         known[name] = Annotation(name, image, mask)

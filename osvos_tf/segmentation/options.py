@@ -45,6 +45,8 @@ class LearnOptions:
             the recipe's own.
         object: id of the object to take from masks that are label maps; None takes all of them
             together as one.
+        mask_threshold: part of the range, 0..1, above which a mask's alpha, or else its brightness,
+            is the object; None: masks have no shades.
         precision: compute type of the convolutions, "float32", "bfloat16", or "auto" for what is
             fastest on this processor.
         seed: of order and augmentation, and of a random parent's weights.
@@ -64,6 +66,7 @@ class LearnOptions:
     views: int | None = None
     frozen: int | None = None
     object: int | None = None
+    mask_threshold: float | None = None
     precision: str = "auto"
     seed: int = 0
 
@@ -75,6 +78,8 @@ class LearnOptions:
         _require_one_of(self, heads=HEADS, precision=PRECISIONS)
         _require_at_least(self, 0, "updates", "views", "frozen")
         _require_above_zero(self, "budget", "height")
+        if self.mask_threshold is not None and not 0 <= self.mask_threshold <= 1:
+            raise InputError(f"Wanted `mask_threshold` from 0 to 1. Got {self.mask_threshold}.")
         if self.crop is not None and not 0.1 <= self.crop <= 1:
             raise InputError(f"Wanted `crop` from 0.1 to 1. Got {self.crop}.")
         if self.frozen is not None and self.frozen > 4:

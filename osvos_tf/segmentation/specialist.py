@@ -128,7 +128,9 @@ class Specialist:
         if not {"updates", "budget"} & set(changes):
             updates = max(1, round(_CORRECTION * (self.options.updates or len(self.losses))))
             options = dataclasses.replace(options, updates=updates, budget=None)
-        given = annotated.read_annotations(_open(video, masks), masks, options.object)
+        given = annotated.read_annotations(
+            _open(video, masks), masks, options.object, options.mask_threshold
+        )
         kept = [
             known for known in self.annotations if not any(known.shows(*new[:2]) for new in given)
         ]
@@ -243,7 +245,9 @@ def learn(
         FloatingPointError: the loss is not finite, see `loop.train`.
     """
     chosen = with_changes(LearnOptions, options, changes)
-    given = annotated.read_annotations(_open(video, masks), masks, chosen.object)
+    given = annotated.read_annotations(
+        _open(video, masks), masks, chosen.object, chosen.mask_threshold
+    )
     return learn_from(given, chosen, on_progress)
 
 
