@@ -28,7 +28,7 @@ from osvos_tf.evaluation import report, report_page
 from osvos_tf.jobs.scoring import Task, _read_result, annotation, score_all
 from osvos_tf.media.frames import open_frames
 from osvos_tf.media.images import describe_size
-from osvos_tf.media.masks import read_mask
+from osvos_tf.media.masks import object_ids, read_mask
 
 FLAGS = flags.FlagValues()
 shared_flags.define_path("davis", None, "DAVIS root.", required=True, flag_values=FLAGS)
@@ -95,6 +95,7 @@ def main(args: flags.FlagValues) -> None:
         )
     names = [sequence.name for sequence in sequences]
     print(report.format_table(scores, names))
+    _print_several(sequences)
     if not args.sequences:
         _print_strangers(methods, {*names, pathlib.Path(args.out).name}, args.split)
     print(f"Wrote {', '.join(list(texts)[:-1])} and report.html to {args.out}")
@@ -183,7 +184,8 @@ def _find_tasks(
         names = [f"{frame.name}.png" for frame in sequence.frames[1:-1]]
         paths: tuple[pathlib.Path | None, ...] = (None,) * len(names)
         if place is not None:
-            paths = tuple(place / name if (place / name).is_file() else None for name in names)
+            there = {file.name.lower(): file for file in place.iterdir()}  # also .PNG
+            paths = tuple(there.get(name.lower()) for name in names)
             if not allow_missing:
                 _require_all(place, names, paths)
         tasks.append(Task(method, sequence, paths))
@@ -202,6 +204,15 @@ def _find_tasks(
             "sequences to score with --sequences, or score what is there with --allow_missing."
         )
     return scored
+
+
+def _print_several(sequences: Sequence[davis.Sequence]) -> None:
+    """Says where annotations hold several objects, which results here do not."""
+    for sequence in sequences:
+        ids = object_ids(annotation(sequence.frames[0]))
+        if len(ids) > 1:
+            listed = ", ".join(map(str, ids))
+            print(f"{sequence.name}: its annotations hold objects {listed}, scored as one.")
 
 
 def _print_strangers(

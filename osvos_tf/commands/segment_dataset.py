@@ -37,7 +37,7 @@ from absl import flags
 
 from osvos_tf import files, results
 from osvos_tf.commands import cli, progress_bar, segment, shared_flags
-from osvos_tf.data import davis
+from osvos_tf.data import youtube_vos
 from osvos_tf.errors import InputError
 from osvos_tf.jobs import dispatch, engines, worker, worklist
 from osvos_tf.jobs.video_job import VideoJob
@@ -54,9 +54,12 @@ for _name in segment.FLAGS:
         FLAGS[_name] = segment.FLAGS[_name]
 _SHARED = tuple(FLAGS)
 
-shared_flags.define_path("davis", None, "DAVIS root.", flag_values=FLAGS)
+shared_flags.define_path("davis", None, "Root of a DAVIS or YouTube-VOS tree.", flag_values=FLAGS)
 flags.DEFINE_string(
-    "split", None, "Name of a list in the DAVIS tree's ImageSets.", flag_values=FLAGS
+    "split",
+    None,
+    "Name of a list in the DAVIS tree's ImageSets; of YouTube-VOS, a folder such as valid.",
+    flag_values=FLAGS,
 )
 flags.DEFINE_string("resolution", "480p", "Folder below JPEGImages.", flag_values=FLAGS)
 shared_flags.define_path(
@@ -170,7 +173,7 @@ def _items(args: flags.FlagValues) -> tuple[worklist.Item, ...]:
     if args.davis is None:
         raise InputError("--split wants --davis=DIR, the DAVIS root, as well.")
     return worklist.from_davis(
-        davis.read_split(
+        youtube_vos.read_tree(
             args.davis, args.split, resolution=args.resolution, sequences=args.sequences
         )
     )

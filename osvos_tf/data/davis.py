@@ -1,6 +1,6 @@
 """A DAVIS tree: its sequences and frames, from the 2016 pair lists or the 2017 name lists.
 
-    ROOT/JPEGImages/<resolution>/<sequence>/<frame>.jpg
+    ROOT/JPEGImages/<resolution>/<sequence>/<frame>.jpg      or another image's suffix
     ROOT/Annotations/<resolution>/<sequence>/<frame>.png
     ROOT/ImageSets/<resolution>/<split>.txt          2016: an image and a mask path per line
     ROOT/ImageSets/<year>/<split>.txt                2017: a sequence name per line
@@ -14,13 +14,14 @@ import pathlib
 from collections.abc import Collection, Iterable
 
 from osvos_tf.errors import InputError
+from osvos_tf.media.images import IMAGE_SUFFIXES
 
 LIST_YEARS = ("2016", "2017")  # looked at in this order, after the list of the resolution
 
 
 @dataclasses.dataclass(frozen=True)
 class Frame:
-    """One frame: the path of its JPEG, and of the PNG with its mask if it has one."""
+    """One frame: the path of its image, and of the PNG with its mask if it has one."""
 
     name: str
     image: pathlib.Path
@@ -41,6 +42,7 @@ def read_split(
     *,
     resolution: str = "480p",
     sequences: Collection[str] = (),
+    every_mask: bool = True,
 ) -> tuple[Sequence, ...]:
     """Finds the sequences of a split and checks that every image and mask file is there.
 
@@ -49,6 +51,7 @@ def read_split(
         split: name of a list, such as "train", or a list inside ImageSets, such as "2017/train".
         resolution: name of the folder below JPEGImages and Annotations.
         sequences: names of the sequences to keep; empty keeps all.
+        every_mask: False: frames may have none, as in the test lists of DAVIS-2017.
 
     Returns:
         A tuple of `Sequence`, in the order of the list.
@@ -69,11 +72,11 @@ def read_split(
     if not lines:
         raise InputError(f"The split list {path} is empty. Name a split with sequences.")
     if len(lines[0]) > 1:
-        found = _from_pairs(root, path, lines)
+        found = _from_pairs(root, path, lines, every_mask)
     else:
-        found = _from_names(root, path, lines, resolution)
+        found = _from_names(root, path, lines, resolution, every_mask)
     _require_once([frame.image for sequence in found for frame in sequence.frames], path)
-    return _select(found, sequences, path)
+    return select(tuple(found), sequences, path)
 
 
 def check_name(name: str, source: str | os.PathLike[str]) -> None:
@@ -106,13 +109,15 @@ def _find_list(root: pathlib.Path, split: str, resolution: str) -> pathlib.Path:
 
 def _read_lines(path: pathlib.Path) -> list[list[str]]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise InputError(f"The split list {path} is not UTF-8 text.") from None
     return [line.split() for line in text.splitlines() if line.strip()]
 
 
-def _from_pairs(root: pathlib.Path, path: pathlib.Path, lines: list[list[str]]) -> list[Sequence]:
+def _from_pairs(
+    root: pathlib.Path, path: pathlib.Path, lines: list[list[str]], every_mask: bool
+) -> list[Sequence]:
     """2016 form: `/JPEGImages/480p/bear/00000.jpg /Annotations/480p/bear/00000.png` lines."""
     frames: dict[str, list[Frame]] = {}
     for number, fields in enumerate(lines, start=1):
@@ -125,17 +130,24 @@ def _from_pairs(root: pathlib.Path, path: pathlib.Path, lines: list[list[str]]) 
         image, mask = (pathlib.Path(field.lstrip("/")) for field in fields)
         if ".." in image.parts + mask.parts:
             raise InputError(f"{path}, line {number}: the paths must stay inside {root}.")
-        image, mask = root / image, root / mask
+        image, mask = _other_suffix(root / image, IMAGE_SUFFIXES), root / mask
+        mask = _other_suffix(mask, (".png",))
         for name in (image.parent.name, image.stem, mask.name):
             check_name(name, f"{path}, line {number},")
         _require(image, "image", path)
-        _require(mask, "mask", path)
-        frames.setdefault(image.parent.name, []).append(Frame(image.stem, image, mask))
+        if every_mask:
+            _require(mask, "mask", path)
+        frame = Frame(image.stem, image, mask if mask.is_file() else None)
+        frames.setdefault(image.parent.name, []).append(frame)
     return [Sequence(name, tuple(found)) for name, found in frames.items()]
 
 
 def _from_names(
-    root: pathlib.Path, path: pathlib.Path, lines: list[list[str]], resolution: str
+    root: pathlib.Path,
+    path: pathlib.Path,
+    lines: list[list[str]],
+    resolution: str,
+    every_mask: bool,
 ) -> list[Sequence]:
     """2017 form: one sequence name a line; the frames are what lies in the sequence's folder."""
     found = []
@@ -147,22 +159,60 @@ def _from_names(
             )
         (name,) = fields
         check_name(name, path)
-        images = root / "JPEGImages" / resolution / name
-        masks = root / "Annotations" / resolution / name
-        if not images.is_dir():
-            raise InputError(f"{path} names sequence {name!r}, but there is no folder {images}.")
-        frames = []
-        for image in sorted(images.glob("*.jpg")):
-            mask = masks / f"{image.stem}.png"
-            _require(mask, "mask", path)
-            frames.append(Frame(image.stem, image, mask))
-        if not frames:
-            raise InputError(f"Sequence {name!r} has no .jpg frame in {images}.")
-        orphans = {mask.stem for mask in masks.glob("*.png")} - {frame.name for frame in frames}
-        for orphan in sorted(orphans):
-            _require(images / f"{orphan}.jpg", "image", path)
-        found.append(Sequence(name, tuple(frames)))
+        if not (root / "JPEGImages" / resolution / name).is_dir():
+            folder = root / "JPEGImages" / resolution / name
+            raise InputError(f"{path} names sequence {name!r}, but there is no folder {folder}.")
+        sequence = read_sequence(root, name, resolution)
+        if every_mask:
+            for frame in sequence.frames:
+                place = root / "Annotations" / resolution / name / f"{frame.name}.png"
+                _require(frame.mask or place, "mask", path)
+        found.append(sequence)
     return found
+
+
+def read_sequence(root: pathlib.Path, name: str, resolution: str = "") -> Sequence:
+    """Returns a sequence by what lies in its folders; its frames may have no mask.
+
+    Raises:
+        InputError: there is no frame, two have one name, or a mask has none.
+    """
+    images, masks = (root / kind / resolution / name for kind in ("JPEGImages", "Annotations"))
+    found = _by_stem(images, IMAGE_SUFFIXES)
+    if not found:
+        raise InputError(
+            f"Sequence {name!r} has no frame in {images}: wanted {', '.join(IMAGE_SUFFIXES)}."
+        )
+    drawn = _by_stem(masks, (".png",)) if masks.is_dir() else {}
+    for orphan in sorted(drawn.keys() - found.keys()):
+        _require(images / f"{orphan}.jpg", "image", drawn[orphan])
+    frames = (Frame(stem, image, drawn.get(stem)) for stem, image in sorted(found.items()))
+    return Sequence(name, tuple(frames))
+
+
+def _by_stem(folder: pathlib.Path, suffixes: Collection[str]) -> dict[str, pathlib.Path]:
+    """Returns the files of a folder by their names; InputError where two share one."""
+    found: dict[str, pathlib.Path] = {}
+    for file in folder.iterdir():
+        if file.suffix.lower() in suffixes and not file.name.startswith("."):
+            if file.stem in found:
+                raise InputError(
+                    f"{folder} holds both {found[file.stem].name} and {file.name}: one too many."
+                )
+            found[file.stem] = file
+    return found
+
+
+def _other_suffix(file: pathlib.Path, suffixes: Collection[str]) -> pathlib.Path:
+    """Returns the file, or one of its name with another suffix, such as .JPG, if only that exists.
+
+    Lists say .jpg whatever the tree was converted to.
+    """
+    if file.is_file():
+        return file
+    variants = (*suffixes, *map(str.upper, suffixes))
+    others = [file.with_suffix(suffix) for suffix in variants]
+    return next((other for other in others if other.is_file()), file)
 
 
 def _require(file: pathlib.Path, kind: str, source: pathlib.Path) -> None:
@@ -181,11 +231,18 @@ def _require_once(images: Iterable[pathlib.Path], source: pathlib.Path) -> None:
         seen.add(image)
 
 
-def _select(
-    found: list[Sequence], names: Collection[str], path: pathlib.Path
+def select(
+    found: tuple[Sequence, ...], names: Collection[str], path: pathlib.Path
 ) -> tuple[Sequence, ...]:
+    """Returns the sequences of these names, all if there are none; InputError names unknown ones.
+
+    Args:
+        found: the sequences.
+        names: of those to keep, in this order.
+        path: where they are from, for the message.
+    """
     if not names:
-        return tuple(found)
+        return found
     by_name = {sequence.name: sequence for sequence in found}
     unknown = [name for name in names if name not in by_name]
     if unknown:

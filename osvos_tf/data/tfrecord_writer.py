@@ -18,7 +18,7 @@ from osvos_tf.data.davis import Frame, Sequence
 from osvos_tf.data.tfrecord import MANIFEST, SCHEMA_VERSION, STORED_VOID
 from osvos_tf.errors import InputError
 from osvos_tf.files import atomic_path, ensure_writable, read_json, write_json
-from osvos_tf.media.images import describe_size, is_turned, open_image
+from osvos_tf.media.images import describe_size, is_turned, open_image, read_image
 from osvos_tf.media.masks import VOID, read_mask
 
 _JPEG_QUALITY = 95  # of images that were resized or turned
@@ -175,8 +175,9 @@ def _read_jpeg(path: str) -> tuple[bytes, tuple[int, int]]:
             picture.load()
     except Exception as error:  # a damaged file fails in many ways inside Pillow
         raise InputError(f"Cannot read image {path}: {error}. Replace the file.") from error
-    if kind != "JPEG":
-        raise InputError(f"Image {path} is {kind} inside. Records take JPEG files.")
+    if kind not in ("JPEG", "MPO"):  # once, so that training decodes one kind
+        pixels = read_image(pathlib.Path(path))
+        return _to_jpeg(Image.fromarray(pixels)), pixels.shape[:2]
     return content, (height, width)
 
 

@@ -41,10 +41,11 @@ class Item:
 
 
 def from_davis(sequences: Iterable[davis.Sequence]) -> tuple[Item, ...]:
-    """Returns an `Item` for each `davis.Sequence`, annotated by the mask of its first frame."""
+    """Returns an `Item` for each `davis.Sequence`, annotated by its first mask."""
     items = []
     for sequence in sequences:
-        first, folder = sequence.frames[0], sequence.frames[0].image.parent
+        first = next(frame for frame in sequence.frames if frame.mask)
+        folder = first.image.parent
         # A list may leave out frames that lie in the folder, the first among them.
         is_first = open_frames(folder).names[0] == first.name
         mask = str(first.mask) if is_first else f"{first.name}:{first.mask}"

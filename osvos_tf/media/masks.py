@@ -75,6 +75,12 @@ def read_mask(
     return (labels > 0).astype(np.uint8)
 
 
+def object_ids(path: str | os.PathLike[str]) -> list[int]:
+    """Returns the ids in a label map; none where the picture is a mask of one object."""
+    labels, has_ids = _read_labels(Path(path), None, None)
+    return sorted(set(np.unique(labels).tolist()) - {0, VOID}) if has_ids else []
+
+
 def _select_object(
     labels: np.ndarray, object_id: int, has_ids: bool, place: str, picked_by: str | None
 ) -> np.ndarray:

@@ -2,8 +2,9 @@
 
 import pytest
 
-from osvos_tf.data import davis
+from osvos_tf.data import davis, youtube_vos
 from osvos_tf.errors import InputError
+from osvos_tf.jobs import worklist
 
 
 def write_list(root, text, folder="2017", split="train"):
@@ -127,7 +128,7 @@ def test_absent_sequence(fake_davis):
 def test_sequence_without_frames(fake_davis):
     (fake_davis / "JPEGImages/480p/wolf").mkdir()
     write_list(fake_davis, "wolf")
-    refused(fake_davis, "'wolf'", "no .jpg frame", split="2017/train")
+    refused(fake_davis, "'wolf'", "no frame", split="2017/train")
 
 
 @pytest.mark.parametrize("text", ["", "\n \n"])
@@ -184,3 +185,58 @@ def test_folder_that_is_no_davis_tree(fake_davis, tmp_path):
     refused(tmp_path / "absent", tmp_path / "absent", "does not exist", "Check its folder")
     refused(fake_davis / "JPEGImages", "Annotations", "found", "480p")
     refused(fake_davis, "JPEGImages/1080p", resolution="1080p")
+
+
+# --- trees as people have them --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".JPG", ".png", ".jpeg"])
+@pytest.mark.parametrize("split", ["train", "2017/train"])
+def test_frames_of_another_suffix(fake_davis, suffix, split):
+    write_list(fake_davis, "bear\ngoat")
+    before = davis.read_split(fake_davis, split)
+    for image in (fake_davis / "JPEGImages").rglob("*.jpg"):
+        image.rename(image.with_suffix(suffix))
+    after = davis.read_split(fake_davis, split)
+    assert [[frame.name for frame in s.frames] for s in after] == [
+        [frame.name for frame in s.frames] for s in before
+    ]
+    assert {frame.image.suffix for s in after for frame in s.frames} == {suffix}
+
+
+def test_a_byte_order_mark_is_no_name(fake_davis):
+    write_list(fake_davis, "\ufeffgoat")
+    assert [s.name for s in davis.read_split(fake_davis, "2017/train")] == ["goat"]
+
+
+@pytest.mark.parametrize("split", ["train", "2017/train"])
+def test_only_first_masks(fake_davis, split):
+    """As in the test lists of DAVIS-2017: scoring needs all masks, segmenting one."""
+    write_list(fake_davis, "bear\ngoat")
+    for mask in (fake_davis / "Annotations").rglob("*.png"):
+        if mask.stem != "00000":
+            mask.unlink()
+    refused(fake_davis, "No mask 00001.png", split=split)
+    for sequence in youtube_vos.read_tree(fake_davis, split):
+        assert [bool(frame.mask) for frame in sequence.frames] == [True, False, False, False]
+
+
+def test_youtube_vos(fake_davis, tmp_path):
+    """No list, no resolution, names that skip; the object may come later."""
+    for kind in ("JPEGImages", "Annotations"):
+        (tmp_path / "YT/valid" / kind).mkdir(parents=True)
+        for name in ("bear", "goat"):
+            (fake_davis / kind / "480p" / name).rename(tmp_path / "YT/valid" / kind / name)
+    for mask in (tmp_path / "YT/valid/Annotations").rglob("*.png"):
+        if mask.stem != "00001":
+            mask.unlink()
+    (tmp_path / "YT/valid/meta.json").write_text("{}")
+    found = youtube_vos.read_tree(tmp_path / "YT", "valid")
+    assert found == youtube_vos.read_tree(tmp_path / "YT/valid", "valid")
+    assert [s.name for s in found] == ["bear", "goat"]
+    bear, goat = worklist.from_davis(found)
+    assert bear.masks == (f"00001:{found[0].frames[1].mask}",) and bear.frames.endswith("bear")
+    assert youtube_vos.read_tree(tmp_path / "YT", "valid", sequences=["goat"]) == found[1:]
+    found[0].frames[1].mask.unlink()
+    with pytest.raises(InputError, match="'bear' has no mask for any of its 4 frames"):
+        youtube_vos.read_tree(tmp_path / "YT", "valid")

@@ -270,10 +270,13 @@ def test_truncated_image_is_refused_by_name_and_leaves_nothing(train, tmp_path, 
     assert content(tmp_path / "out") == {}
 
 
-def test_png_that_is_called_jpg(tmp_path):
-    image = image_file(tmp_path / "a.jpg", format="PNG")
-    with refused("a.jpg is PNG inside"):
-        convert(tmp_path, image, mask_file(tmp_path / "mask.png"))
+@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
+def test_png_becomes_jpeg_once(tmp_path, name):
+    image = image_file(tmp_path / name, format="PNG")
+    out = convert(tmp_path, image, mask_file(tmp_path / "mask.png"))
+    parsed, _ = parse_only(out)
+    difference = np.asarray(parsed).astype(int) - np.array(Image.open(image).convert("RGB"))
+    assert np.abs(difference).mean() < 8
 
 
 def test_grey_image_comes_out_as_rgb(tmp_path):

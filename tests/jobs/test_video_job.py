@@ -254,7 +254,15 @@ def test_what_is_no_frame_does_not_count(job, out):
 
 OTHERS = {  # each option with another value than the default
     **{"recipe": "plain", "updates": 7, "budget": 9.0, "until_learned": False, "heads": "all"},
-    **{"height": 24, "crop": 0.5, "views": 3, "object": 1, "precision": "float32", "seed": 5},
+    **{
+        "height": 24,
+        "crop": 0.5,
+        "views": 3,
+        "object": 1,
+        "mask_threshold": 0.4,
+        "precision": "float32",
+        "seed": 5,
+    },
     **{"follow": False, "adapt": False, "threshold": 0.5, "snap": "none"},
     **{"contour_threshold": 0.3, "parent": "random", "probabilities": False},
 }
