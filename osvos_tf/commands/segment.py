@@ -162,15 +162,26 @@ flags.DEFINE_float(
     upper_bound=1.0,
     flag_values=FLAGS,
 )
+flags.DEFINE_list(
+    "save",
+    list(video_job.VideoJob.save),
+    "What to make beside masks/, by comma. overlay: overlay.mp4, the object tinted. "
+    "alpha: 16-bit PNGs, how much of each pixel is the object. foreground: the object on nothing, "
+    "RGBA PNGs (straight); prores: the same as foreground.mov, ProRes 4444; webm: as "
+    "foreground.webm, VP9. labels: PNGs with DAVIS's palette. probabilities: 8-bit PNGs. "
+    "contact_sheet: frames in order and the doubtful ones. coco, cvat: coco.json and cvat.xml, for "
+    "annotation tools.",
+    flag_values=FLAGS,
+)
 flags.DEFINE_boolean(
-    "probabilities", False, "Also write probabilities/ (8-bit PNGs).", flag_values=FLAGS
+    "probabilities", False, "The same as probabilities in --save.", flag_values=FLAGS
 )
 shared_flags.define_overwrite(FLAGS)
 shared_flags.define_common(FLAGS)
 GROUPS = (
     ("What you need", ("frames", "mask", "out", "budget", "parent", "overwrite")),
     ("Masks that are not plain", ("object", "mask_threshold")),
-    ("What is written", ("probabilities",)),
+    ("What is written", ("save", "probabilities")),
     (
         "Learning",
         (
@@ -233,9 +244,14 @@ def make_job(args: flags.FlagValues) -> video_job.VideoJob:
         out=args.out,
         learn=shared_flags.read_options(LearnOptions, args),
         segment=shared_flags.read_options(SegmentOptions, args),
-        probabilities=args.probabilities,
+        save=read_kinds(args),
         overwrite=args.overwrite,
     )
+
+
+def read_kinds(args: flags.FlagValues) -> tuple[str, ...]:
+    """Returns what --save and --probabilities ask for."""
+    return (*args.save, *(["probabilities"] if args.probabilities else []))
 
 
 @contextlib.contextmanager

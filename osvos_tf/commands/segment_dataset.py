@@ -208,7 +208,7 @@ def _make_jobs(args: flags.FlagValues, items: Sequence[worklist.Item]) -> list[V
         out="",
         learn=shared_flags.read_options(LearnOptions, args),
         segment=shared_flags.read_options(SegmentOptions, args),
-        probabilities=args.probabilities,
+        save=segment.read_kinds(args),
         overwrite=args.overwrite,
     )
     out = os.path.abspath(args.out)

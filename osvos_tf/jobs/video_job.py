@@ -1,8 +1,7 @@
 """One video from its frames and masks to a folder of results, as `segment` and workers make it.
 
 OUT/masks/00000.png       one PNG a frame, 0 and 255
-OUT/probabilities/        the same of probabilities, 0..255; on request
-OUT/overlay.mp4
+OUT/overlay.mp4           and what else `outputs` makes
 OUT/specialist.keras, specialist.json, annotations/   see `specialist`
 OUT/run.json              the record
 """
@@ -18,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from osvos_tf import files, results, runtime
+from osvos_tf import results, runtime
 from osvos_tf.errors import InputError
-from osvos_tf.media import visualize
+from osvos_tf.jobs import outputs
+from osvos_tf.jobs.outputs import MASKS
 from osvos_tf.media.frames import Frames, open_frames
 from osvos_tf.media.images import IMAGE_SUFFIXES, open_image
-from osvos_tf.media.masks import check_png, write_mask, write_probability
-from osvos_tf.media.video_writer import write_video
+from osvos_tf.media.masks import check_png
 from osvos_tf.network.parents import PARENTS
 from osvos_tf.parallel import parallel_map
 from osvos_tf.progress import OnProgress
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
     from osvos_tf.segmentation.segmenter import SegmentedFrame
     from osvos_tf.segmentation.specialist import Specialist
 
-MASKS, PROBABILITIES = "masks", "probabilities"
 # Entries of a record that others read, and their types.
 _RECORD = {
     "frames": int, "size": list, "updates": int, "seconds": dict, "found": dict, "remarks": list,
@@ -55,7 +53,7 @@ class VideoJob:
         out: the folder of results.
         learn: how the object is learned.
         segment: how it is found.
-        probabilities: write them, too.
+        save: what is made beside the masks, of `outputs.KINDS`.
         overwrite: replace finished results of other work.
     """
 
@@ -64,8 +62,22 @@ class VideoJob:
     out: str
     learn: LearnOptions = dataclasses.field(default_factory=LearnOptions)
     segment: SegmentOptions = dataclasses.field(default_factory=SegmentOptions)
-    probabilities: bool = False
+    save: tuple[str, ...] = ("overlay",)
     overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises InputError where something is to be made that cannot be."""
+        for kind in self.save:
+            if kind not in outputs.KINDS:
+                raise InputError(
+                    f"Wanted `save` to name what to make of {', '.join(outputs.KINDS)}. "
+                    f"Got {kind!r}."
+                )
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What is made: the masks and what `save` names, each once."""
+        return tuple(kind for kind in outputs.KINDS if kind == MASKS or kind in self.save)
 
     def as_json(self) -> dict[str, Any]:
         """Returns the job as JSON has it; `from_json` reads that."""
@@ -75,8 +87,8 @@ class VideoJob:
     def from_json(cls, value: Mapping[str, Any]) -> "VideoJob":
         """Returns the job that `as_json` gave; InputError where its options do not fit."""
         learn, segment = LearnOptions(**value["learn"]), SegmentOptions(**value["segment"])
-        masks = tuple(value["masks"])
-        return cls(**{**value, "masks": masks, "learn": learn, "segment": segment})
+        lists = {name: tuple(value[name]) for name in ("masks", "save")}
+        return cls(**{**value, **lists, "learn": learn, "segment": segment})
 
     def work(self) -> dict[str, Any]:
         """Returns everything that decides the results, for `results.draft`.
@@ -96,7 +108,7 @@ class VideoJob:
             "mask": [f"{name or ''}:{_identify(path)}" for name, path in masks],
             "learn": learn,
             "segment": segment,
-            "probabilities": self.probabilities,
+            "save": list(self.kinds),
         }
 
     def find_fault(self) -> str | None:
@@ -116,8 +128,11 @@ class VideoJob:
         if not is_ours or len(record["size"]) != 2:
             return f"a damaged {results.RECORD}"
         try:
-            for kind in (MASKS, PROBABILITIES) if self.probabilities else (MASKS,):
-                _check_pictures(pathlib.Path(self.out, kind), record)
+            for kind in self.kinds:
+                if kind in outputs.FOLDERS:
+                    _check_pictures(pathlib.Path(self.out, kind), record)
+                elif not pathlib.Path(self.out, outputs.FILES[kind][0]).is_file():
+                    raise InputError(f"{outputs.FILES[kind][0]} is missing")
         except InputError as error:
             return str(error)
         return None
@@ -279,34 +294,24 @@ def _write_frames(
     folder: pathlib.Path,
     on_progress: OnProgress | None,
 ) -> dict[str, dict[str, Any]]:
-    """Writes masks and overlay of all frames; returns what the record says of each."""
-    for kind in (MASKS, PROBABILITIES):
+    """Writes what is wanted of all frames; returns what the record says of each."""
+    for kind in outputs.FOLDERS:
         shutil.rmtree(folder / kind, ignore_errors=True)  # of a killed run
-    masks = files.ensure_writable(folder / MASKS)
-    if job.probabilities:
-        files.ensure_writable(folder / PROBABILITIES)
     kept = _masks_in_place(job)
-    video = folder / "overlay.mp4"
-    with write_video(video, frames.size, frames.fps, sound=frames.sound) as overlay:
+    place = outputs.Place(folder, frames, job.segment.threshold, specialist.objects)
+    with outputs.opened(job.kinds, place) as write:
 
-        def write(frame: "SegmentedFrame") -> tuple[str, dict[str, Any]]:
-            mask = (frame.mask > 0).astype(np.uint8)
-            ((number, probability),) = frame.probability.items()
+        def write_all(frame: "SegmentedFrame") -> tuple[str, dict[str, Any]]:
+            write(frame)
             if frame.name in kept:
-                shutil.copyfile(kept[frame.name], masks / f"{frame.name}.png")
-            else:
-                write_mask(masks / f"{frame.name}.png", mask)
-            if job.probabilities:
-                place = folder / PROBABILITIES / f"{frame.name}.png"
-                write_probability(place, probability)
-            overlay.write(visualize.overlay(frame.image, mask), frames.time(frame.name))
+                shutil.copyfile(kept[frame.name], folder / MASKS / f"{frame.name}.png")
             return frame.name, {
-                "area": int(np.count_nonzero(mask)),
-                "confidence": round(frame.confidence[number], 4),
+                "area": int(np.count_nonzero(frame.mask)),
+                "confidence": round(min(frame.confidence.values()), 4),
             }
 
         segmented = specialist.segment(frames, options=job.segment, on_progress=on_progress)
-        return dict(parallel_map(write, segmented, ahead=1))
+        return dict(parallel_map(write_all, segmented, ahead=1))
 
 
 def _masks_in_place(job: VideoJob) -> dict[str, str]:
@@ -358,7 +363,7 @@ def _as_flags(job: VideoJob) -> dict[str, Any]:
         "out": job.out,
         **dataclasses.asdict(job.learn),
         **dataclasses.asdict(job.segment),
-        "probabilities": job.probabilities,
+        "save": list(job.save),
     }
 
 

@@ -13,7 +13,7 @@ from osvos_tf.commands import cli, segment
 from osvos_tf.data import davis
 from osvos_tf.errors import InputError
 from osvos_tf.evaluation import metrics
-from osvos_tf.jobs import video_job
+from osvos_tf.jobs import outputs
 from osvos_tf.media.frames import open_frames
 from osvos_tf.media.masks import read_mask
 from osvos_tf.media.video_writer import write_video
@@ -364,7 +364,7 @@ def test_results_of_other_flags_are_replaced_only_where_that_is_said(quick, argu
 def test_a_run_that_fails_leaves_the_earlier_result(quick, arguments, monkeypatch):
     run(arguments)
     before = read_all(arguments["out"])
-    monkeypatch.setattr(video_job, "write_mask", lambda *_: (_ for _ in ()).throw(OSError("full")))
+    monkeypatch.setattr(outputs, "write_mask", lambda *_: (_ for _ in ()).throw(OSError("full")))
     with pytest.raises(OSError, match="full"):
         run({**arguments, "seed": 1, "overwrite": True})
     assert read_all(arguments["out"]) == before
@@ -426,7 +426,7 @@ def test_the_specialist_of_a_killed_run_is_used(arguments, capsys, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(video_job, "write_mask", fail)
+        patch.setattr(outputs, "write_mask", fail)
         with pytest.raises(KeyboardInterrupt):
             run(arguments)
     assert not arguments["out"].exists()

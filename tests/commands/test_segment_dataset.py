@@ -142,7 +142,7 @@ def test_flags_reach_segment(arguments):
     assert job == segment.make_job(alone)
     assert job.segment.threshold == 0.1 + 0.2 and job.segment.contour == "a b.keras"
     assert (job.frames, job.masks) == ("frames", ("a.png", "00002:b.png"))
-    assert job.probabilities and job.overwrite and job.learn.budget == 7
+    assert "probabilities" in job.save and job.overwrite and job.learn.budget == 7
 
 
 def test_every_option_has_a_flag():

@@ -234,7 +234,7 @@ def test_youtube_vos(fake_davis, tmp_path):
     found = youtube_vos.read_tree(tmp_path / "YT", "valid")
     assert found == youtube_vos.read_tree(tmp_path / "YT/valid", "valid")
     assert [s.name for s in found] == ["bear", "goat"]
-    bear, goat = worklist.from_davis(found)
+    bear, _ = worklist.from_davis(found)
     assert bear.masks == (f"00001:{found[0].frames[1].mask}",) and bear.frames.endswith("bear")
     assert youtube_vos.read_tree(tmp_path / "YT", "valid", sequences=["goat"]) == found[1:]
     found[0].frames[1].mask.unlink()

@@ -37,7 +37,7 @@ def job(fake_davis, tmp_path):
         masks=(str(masks / "00000.png"), f"00002:{masks / '00002.png'}"),
         out=str(tmp_path / "results" / "bear"),
         learn=LearnOptions(parent=str(parent), updates=3),
-        probabilities=True,
+        save=("overlay", "probabilities"),
     )
 
 
@@ -100,7 +100,7 @@ SEGMENT = st.builds(
         out=st.text(),
         learn=LEARN,
         segment=SEGMENT,
-        probabilities=st.booleans(),
+        save=st.sampled_from([(), ("overlay",), ("alpha", "coco")]),
         overwrite=st.booleans(),
     )
 )
@@ -149,7 +149,7 @@ def test_nothing_is_no_fault_worth_a_word(job):
     assert job.find_fault() == ""
 
 
-@pytest.mark.parametrize("kind", [video_job.MASKS, video_job.PROBABILITIES])
+@pytest.mark.parametrize("kind", ["masks", "probabilities"])
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -264,13 +264,13 @@ OTHERS = {  # each option with another value than the default
         "seed": 5,
     },
     **{"follow": False, "adapt": False, "threshold": 0.5, "snap": "none"},
-    **{"contour_threshold": 0.3, "parent": "random", "probabilities": False},
+    **{"contour_threshold": 0.3, "parent": "random", "save": ()},
 }
 
 
 def test_all_options_decide_over_results(job):
     fields = [*dataclasses.fields(LearnOptions), *dataclasses.fields(SegmentOptions)]
-    assert OTHERS.keys() - {"probabilities"} == {field.name for field in fields} - {
+    assert OTHERS.keys() - {"save"} == {field.name for field in fields} - {
         "frozen", "contour"  # go with others
     }  # fmt: skip
     for name, value in OTHERS.items():
