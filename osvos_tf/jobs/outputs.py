@@ -13,7 +13,6 @@ coco.json, cvat.xml      for annotation tools
 """
 
 import contextlib
-import heapq
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
 MASKS = "masks"
 _DEEP = 65535
 _COLUMNS, _ROWS, _THUMBNAIL = 4, 2, 320  # of a contact sheet: 2 rows each, 320 pixels wide
+_NEIGHBOURS = 5  # frames of which the most doubtful one is shown
 _QUALITY = 90  # of its JPEG
 
 
@@ -46,24 +46,16 @@ class Place(NamedTuple):
     Attributes:
         folder: of the results.
         frames: the video.
-        threshold: the probability at which the object begins.
         names: id -> name of the objects.
     """
 
     folder: pathlib.Path
     frames: Frames
-    threshold: float
     names: Mapping[int, str]
 
 
 Write = Callable[["SegmentedFrame"], None]
 Output = Callable[[Place], contextlib.AbstractContextManager[Write]]
-
-
-def alpha_of(frame: "SegmentedFrame", threshold: float) -> np.ndarray:
-    """Returns the alpha of all objects together, float32 [height, width] in 0..1."""
-    probability = np.max(np.stack(list(frame.probability.values())), axis=0)
-    return cutout.soft_alpha(probability, frame.mask, threshold)
 
 
 @contextlib.contextmanager
@@ -89,16 +81,20 @@ def _probabilities(place: Place) -> contextlib.AbstractContextManager[Write]:
 
 def _alpha(place: Place) -> contextlib.AbstractContextManager[Write]:
     def write(path: pathlib.Path, frame: "SegmentedFrame") -> None:
-        alpha = alpha_of(frame, place.threshold)
+        alpha = cutout.soft_alpha(frame.image, frame.mask)
         write_png(path, np.rint(alpha * _DEEP).astype(np.uint16))
 
     return _pictures(place, "alpha", write)
 
 
+def _cut_out(frame: "SegmentedFrame") -> np.ndarray:
+    """Returns the objects on nothing, uint8 RGBA [height, width, 4]."""
+    return cutout.foreground(frame.image, cutout.soft_alpha(frame.image, frame.mask))
+
+
 def _foreground(place: Place) -> contextlib.AbstractContextManager[Write]:
     def write(path: pathlib.Path, frame: "SegmentedFrame") -> None:
-        rgba = cutout.foreground(frame.image, alpha_of(frame, place.threshold))
-        write_png(path, cv2.cvtColor(rgba, cv2.COLOR_RGBA2BGRA))
+        write_png(path, cv2.cvtColor(_cut_out(frame), cv2.COLOR_RGBA2BGRA))
 
     return _pictures(place, "foreground", write)
 
@@ -130,7 +126,7 @@ def _cutout_video(place: Place, format: Format) -> Iterator[Write]:
     path = place.folder / f"foreground{format.suffix}"
     with write_video(path, frames.size, frames.fps, format=format) as video:
         yield lambda frame: video.write(
-            cutout.foreground(frame.image, alpha_of(frame, place.threshold)),
+            _cut_out(frame),
             frames.time(frame.name),
         )
 
@@ -143,6 +139,7 @@ def _contact_sheet(place: Place) -> Iterator[Write]:
         confidence = min(frame.confidence.values())
         if not (spread.wants() | doubtful.wants(confidence)):
             spread.skip()
+            doubtful.skip()
             return
         picture = visualize.overlay(frame.image, frame.mask > 0)
         width = min(_THUMBNAIL, picture.shape[1])
@@ -189,24 +186,35 @@ class _Spread:
 
 
 class _Least:
-    """Keeps the pictures of the least values."""
+    """Keeps the pictures of the least values, of each few neighbours one."""
 
     def __init__(self, count: int) -> None:
-        self._count, self._heap, self._number = count, list[tuple[float, int, np.ndarray]](), 0
+        self._count, self._number = count, 0
+        self._kept: dict[int, tuple[float, np.ndarray]] = {}  # by group of neighbours
 
     def wants(self, value: float) -> bool:
-        return len(self._heap) < self._count or -value > self._heap[0][0]
+        group = self._number // _NEIGHBOURS
+        if group in self._kept:
+            return value < self._kept[group][0]
+        return len(self._kept) < self._count or value < max(self._kept.values(), key=_value)[0]
+
+    def skip(self) -> None:
+        self._number += 1
 
     def add(self, value: float, picture: np.ndarray) -> None:
-        self._number += 1
         if self.wants(value):
-            heapq.heappush(self._heap, (-value, self._number, picture))
-            if len(self._heap) > self._count:
-                heapq.heappop(self._heap)
+            self._kept[self._number // _NEIGHBOURS] = value, picture
+            if len(self._kept) > self._count:
+                del self._kept[max(self._kept, key=lambda group: self._kept[group][0])]
+        self._number += 1
 
     def pictures(self) -> list[np.ndarray]:
         """In order of the stream."""
-        return [picture for _, _, picture in sorted(self._heap, key=lambda kept: kept[1])]
+        return [picture for _, (_, picture) in sorted(self._kept.items(), key=lambda kept: kept[0])]
+
+
+def _value(kept: tuple[float, np.ndarray]) -> float:
+    return kept[0]
 
 
 @contextlib.contextmanager

@@ -298,7 +298,7 @@ def _write_frames(
     for kind in outputs.FOLDERS:
         shutil.rmtree(folder / kind, ignore_errors=True)  # of a killed run
     kept = _masks_in_place(job)
-    place = outputs.Place(folder, frames, job.segment.threshold, specialist.objects)
+    place = outputs.Place(folder, frames, specialist.objects)
     with outputs.opened(job.kinds, place) as write:
 
         def write_all(frame: "SegmentedFrame") -> tuple[str, dict[str, Any]]:

@@ -3,37 +3,44 @@
 import cv2
 import numpy as np
 
-# The alpha rises from 0 to 1 while the probability passes through this part of its range around the
-# threshold: less leaves stairs, more leaves haze.
-_SOFTNESS = 0.7
-_REACH = 0.01  # part of the frame's height within which the mask's edge may be soft
+# Parts of the frame's height: how far from the mask's edge the alpha may be soft, and over how far
+# it is fitted to the frame's colours.
+_REACH, _RADIUS = 0.015, 0.0125
+_SMOOTHNESS = 1e-4  # of the guided filter: differences of colour below its root are no edge
+_SOFTNESS = 0.6  # what is filtered rises from 0 to 1 in this part of its range: less haze
 _WIDE, _NARROW = 0.1, 0.0125  # parts of the frame's height that colours are averaged over
 _TINY = 1e-5
 
 
-def soft_alpha(probability: np.ndarray, mask: np.ndarray, threshold: float) -> np.ndarray:
-    """Returns how much of each pixel is the object; above one half exactly where the mask is.
+def soft_alpha(frame: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Returns how much of each pixel is the object, by the mask and the frame's own edges near it.
+
+    The guided filter (He, Sun and Tang, ECCV 2010) fits the mask's edge to the frame's colours.
 
     Args:
-        probability: float32 [height, width] in 0..1.
+        frame: uint8 RGB [height, width, 3].
         mask: bool or 0/1 [height, width].
-        threshold: the probability at which the object begins.
 
     Returns:
         float32 [height, width] in 0..1: 1 well inside the mask, 0 far from it.
     """
-    inside = np.asarray(mask) > 0
-    below = probability / max(threshold, _TINY) / 2
-    above = 1 - (1 - probability) / max(1 - threshold, _TINY) / 2
-    scaled = np.where(probability <= threshold, below, above)
-    alpha = np.clip((scaled - 0.5) / _SOFTNESS + 0.5, 0, 1).astype(np.float32)
-    # A given or a snapped mask may differ from its probability: then the mask is right.
-    alpha = np.where(inside, np.maximum(alpha, 0.502), np.minimum(alpha, 0.498))
-    reach = max(1, round(_REACH * inside.shape[0]))
+    inside = (np.asarray(mask) > 0).astype(np.uint8)
+    radius, reach = (max(1, round(part * inside.shape[0])) for part in (_RADIUS, _REACH))
+    left, top, width, height = cv2.boundingRect(inside)
+    alpha = np.zeros(inside.shape, np.float32)
+    margin = 2 * radius + reach
+    part = np.s_[
+        max(0, top - margin) : top + height + margin, max(0, left - margin) : left + width + margin
+    ]
+    fitted = cv2.ximgproc.guidedFilter(
+        frame[part].astype(np.float32) / 255, inside[part].astype(np.float32), radius, _SMOOTHNESS
+    )
     brush = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
-    grown = cv2.dilate(inside.astype(np.uint8), brush)
-    core = cv2.erode(inside.astype(np.uint8), brush, borderValue=1)
-    return np.where(core > 0, 1.0, alpha * grown).astype(np.float32)
+    # Beyond the frame's border there is more of the same.
+    grown, core = cv2.dilate(inside, brush)[part], cv2.erode(inside, brush)[part]
+    soft = np.clip((fitted - 0.5) / _SOFTNESS + 0.5, 0, 1)
+    alpha[part] = np.where(core > 0, 1, soft * grown)
+    return alpha
 
 
 def foreground(frame: np.ndarray, alpha: np.ndarray) -> np.ndarray:
