@@ -47,6 +47,7 @@ EXTRAS = {
         "pytest-timeout>=2.3,<3",  # a hanging process test must fail, not hang
         "pytest-xdist>=3.6,<4",  # test files side by side: many of them wait for processes
         "ruff>=0.8,<1",  # lint and format
+        "playwright>=1.49,<2",  # drives the Chromium that is installed: do videos play?
         "mypy>=2,<3",  # type checks; a new major version finds other things
         "import-linter>=2.15,<3",  # which room may import which
     ],

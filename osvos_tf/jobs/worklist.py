@@ -13,6 +13,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -101,6 +102,11 @@ def shard(items: tuple[Item, ...], index: int, count: int) -> tuple[Item, ...]:
 
 
 def _parse(line: str, root: pathlib.Path, place: str) -> Item:
+    if re.search(r"(^|[\s:])[A-Za-z]:\\|\w\\\w", line):
+        raise InputError(
+            f"{place}: it has a Windows path: {line.strip()!r}. A backslash quotes what follows it "
+            "here, as in a shell. Write paths with slashes."
+        )
     try:
         words = shlex.split(line)
     except ValueError as error:

@@ -157,6 +157,21 @@ def test_palette_results(fake_davis, results):
     assert float(row["J_mean"]) == pytest.approx(12 / 20, abs=1e-6)
 
 
+def test_upper_case_suffixes_and_several_objects(fake_davis, results, capsys):
+    for path in (results / "perfect").rglob("*.png"):
+        path.rename(path.with_suffix(".PNG"))
+    mask = fake_davis / "Annotations/480p/bear/00000.png"
+    labels = (np.asarray(Image.open(mask)) > 0).astype(np.uint8)
+    labels[0, 0] = 2
+    image = Image.fromarray(labels, "P")
+    image.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])
+    image.save(mask)
+    run(fake_davis, f"--results={results / 'perfect'}", f"--out={results / 'out'}")
+    (row,) = read(results / "out" / "global.csv")
+    assert float(row["J_mean"]) == 1.0
+    assert "bear: its annotations hold objects 1, 2, scored as one." in capsys.readouterr().out
+
+
 def test_partial_results_are_scored_when_asked_for(fake_davis, results, capsys):
     moved, out = results / "moved", results / "out"
     (moved / "bear" / "masks" / "00002.png").unlink()

@@ -239,6 +239,37 @@ def test_video_in(quick, arguments, tmp_path):
     assert open_frames(arguments["out"] / "overlay.mp4").fps == pytest.approx(12)
 
 
+def test_a_damaged_video_gives_what_there_is_and_says_so(quick, arguments, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    clip = tmp_path / "clip.mp4"
+    with write_video(clip, (HEIGHT, WIDTH), 12) as writer:
+        for _ in range(12):
+            writer.write(rng.integers(0, 255, (HEIGHT, WIDTH, 3), np.uint8))
+    clip.write_bytes(clip.read_bytes()[: clip.stat().st_size * 6 // 10])
+    for _ in range(2):  # the second time the results are there
+        with pytest.raises(cli.Unfinished, match=r"[3-9] of its 12 frames") as told:
+            run({**arguments, "frames": clip})
+    found = len(read_masks(arguments["out"] / "masks"))
+    assert f"{found} of its 12" in str(told.value)
+    assert "holds these results already" in capsys.readouterr().out
+
+
+def test_results_for_editors(quick, arguments):
+    run({**arguments, "save": "alpha,foreground,coco"})
+    found = {path.name for path in arguments["out"].iterdir()}
+    assert {"masks", "alpha", "foreground", "coco.json"} <= found and "overlay.mp4" not in found
+    with pytest.raises(InputError, match=r"Wanted `save` to name .*overlay.*Got 'gif'"):
+        run({**arguments, "save": "gif"})
+
+
+def test_a_mask_that_lies_among_the_frames_is_no_frame(quick, arguments, bear, tmp_path):
+    folder = tmp_path / "frames"
+    shutil.copytree(bear.frames[0].image.parent, folder)
+    shutil.copy(bear.frames[0].mask, folder / "0_annotation.png")  # sorted first
+    run({**arguments, "frames": folder, "mask": folder / "0_annotation.png"})
+    assert list(read_masks(arguments["out"] / "masks")) == ["00000", "00001", "00002", "00003"]
+
+
 def test_a_second_annotated_frame(quick, arguments, bear):
     flags = [f"--{name}={value}" for name, value in arguments.items()]
     for name in ("00002", "2"):

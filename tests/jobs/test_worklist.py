@@ -69,6 +69,8 @@ def test_a_list(tmp_path):
         (["a.mp4 a.png", "'b.mp4 b.png"], "line 2: No closing quotation"),
         (["a.mp4 a.png", "~\0 b.png"], "line 2: it holds a zero byte"),
         (["# nothing"], "is empty"),
+        (["C:\\clips\\dog.mp4 m.png"], "line 1: it has a Windows path"),
+        (["clips\\dog.mp4 m.png"], "line 1: it has a Windows path"),
         (["dog.mp4 m.png", "day2/dog.mp4 m.png"], "two sequences called 'dog'"),
     ],
 )
