@@ -31,8 +31,17 @@ shared_flags.define_paths(
     None,
     "Picture (PNG), or file of labelme, COCO, CVAT or Label Studio, that annotates the first "
     "frame; NAME:FILE annotates the frame called NAME. Repeatable.",
-    required=True,
     flag_values=FLAGS,
+)
+shared_flags.define_path(
+    "specialist",
+    None,
+    "What knows the object already: a folder of earlier results, or a .keras file. Without --mask "
+    "it is used as it is, also on another video; with --mask it learns further.",
+    flag_values=FLAGS,
+)
+shared_flags.define_path(
+    "from", None, "The same as --specialist, for corrections.", flag_values=FLAGS
 )
 flags.DEFINE_integer(
     "object", None, "Object id to take from a palette mask; unset: all.", flag_values=FLAGS
@@ -179,7 +188,7 @@ flags.DEFINE_boolean(
 shared_flags.define_overwrite(FLAGS)
 shared_flags.define_common(FLAGS)
 GROUPS = (
-    ("What you need", ("frames", "mask", "out", "budget", "parent", "overwrite")),
+    ("What you need", ("frames", "mask", "out", "specialist", "budget", "parent", "overwrite")),
     ("Masks that are not plain", ("object", "mask_threshold")),
     ("What is written", ("save", "probabilities")),
     (
@@ -218,6 +227,13 @@ def main(args: flags.FlagValues) -> None:
     )
     for remark in record["remarks"]:
         print(remark)
+    if record["doubtful"]:
+        sure = record["found"]
+        named = ", ".join(f"{name} ({sure[name]['confidence']:.0%})" for name in record["doubtful"])
+        print(
+            f"It is least sure in {named}. If a mask is wrong there, correct it and give it as "
+            "well."
+        )
     _tell_damage(record)
 
 
@@ -240,7 +256,8 @@ def make_job(args: flags.FlagValues) -> video_job.VideoJob:
     """
     return video_job.VideoJob(
         frames=args.frames,
-        masks=tuple(args.mask),
+        masks=tuple(args.mask or ()),
+        specialist=args.specialist or args["from"].value,
         out=args.out,
         learn=shared_flags.read_options(LearnOptions, args),
         segment=shared_flags.read_options(SegmentOptions, args),

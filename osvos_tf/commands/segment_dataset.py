@@ -43,7 +43,13 @@ from osvos_tf.jobs import dispatch, engines, worker, worklist
 from osvos_tf.jobs.video_job import VideoJob
 from osvos_tf.segmentation.options import LearnOptions, SegmentOptions
 
-_PER_SEQUENCE = ("frames", "mask", "out")  # flags of `segment` that each sequence has its own of
+_PER_SEQUENCE = (
+    "frames",
+    "mask",
+    "out",
+    "specialist",
+    "from",
+)  # flags of `segment` that each sequence has its own of
 # TensorFlow keeps some memory of every sequence, though nothing of it is in use: 13 MB on frames of
 # 48x80. So a worker makes room for a fresh one, which takes ten seconds to start.
 _SEQUENCES_PER_WORKER = 50

@@ -7,22 +7,21 @@ OUT/run.json              the record
 """
 
 import dataclasses
-import hashlib
 import os
 import pathlib
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from osvos_tf import results, runtime
 from osvos_tf.errors import InputError
-from osvos_tf.jobs import outputs
+from osvos_tf.jobs import identity, outputs, remarks
 from osvos_tf.jobs.outputs import MASKS
 from osvos_tf.media.frames import Frames, open_frames
-from osvos_tf.media.images import IMAGE_SUFFIXES, open_image
+from osvos_tf.media.images import open_image
 from osvos_tf.media.masks import check_png
 from osvos_tf.network.parents import PARENTS
 from osvos_tf.parallel import parallel_map
@@ -39,8 +38,6 @@ if TYPE_CHECKING:
 _RECORD = {
     "frames": int, "size": list, "updates": int, "seconds": dict, "found": dict, "remarks": list,
 }  # fmt: skip
-_FIRST_BYTES = 2**20  # of a video, by which it is told from others
-_COLLAPSED = 0.1  # part of the smallest given mask below which a mask is worth a word
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +50,8 @@ class VideoJob:
         out: the folder of results.
         learn: how the object is learned.
         segment: how it is found.
+        specialist: what knows the object already: a folder of results, or a `.keras` file. Without
+            masks it is used as it is; with masks it learns further.
         save: what is made beside the masks, of `outputs.KINDS`.
         overwrite: replace finished results of other work.
     """
@@ -62,6 +61,7 @@ class VideoJob:
     out: str
     learn: LearnOptions = dataclasses.field(default_factory=LearnOptions)
     segment: SegmentOptions = dataclasses.field(default_factory=SegmentOptions)
+    specialist: str | None = None
     save: tuple[str, ...] = ("overlay",)
     overwrite: bool = False
 
@@ -98,14 +98,15 @@ class VideoJob:
         """
         learn = dataclasses.asdict(self.learn)
         parent = self.learn.parent
-        learn["parent"] = _identify(PARENTS.get(parent, pathlib.Path(parent)))
+        learn["parent"] = identity.of_file(PARENTS.get(parent, pathlib.Path(parent)))
         segment = dataclasses.asdict(self.segment)
-        segment["contour"] = self.segment.contour and _identify(self.segment.contour)
+        segment["contour"] = self.segment.contour and identity.of_file(self.segment.contour)
         masks = [split_mask(mask) for mask in self.masks]
         return {
             "command": "segment",
-            "frames": _identify_frames(self.frames),
-            "mask": [f"{name or ''}:{_identify(path)}" for name, path in masks],
+            "frames": identity.of_frames(self.frames),
+            "mask": [f"{name or ''}:{identity.of_file(path)}" for name, path in masks],
+            "specialist": self.specialist and identity.of_specialist(self.specialist),
             "learn": learn,
             "segment": segment,
             "save": list(self.kinds),
@@ -179,14 +180,14 @@ def run(
 
     tf = runtime.import_tensorflow()
     from osvos_tf.segmentation.segmenter import load_contour
-    from osvos_tf.segmentation.specialist import NETWORK, learn_from
+    from osvos_tf.segmentation.specialist import NETWORK
 
     if job.segment.contour is not None:  # tell a wrong one before the object is learned
         load_contour(job.segment.contour)
     with results.draft(job.out, work, overwrite=job.overwrite) as draft:
-        specialist = _known(job.out, work, draft, given)
+        specialist = _known(job, work, draft, given)
         if specialist is None:
-            specialist = learn_from(given, job.learn, on_progress)
+            specialist = _learn(job, frames, given, on_progress)
         elif on_resume is not None:
             on_resume("The object has been learned before; that specialist is used.")
         if not (draft.folder / NETWORK).exists():
@@ -197,6 +198,29 @@ def run(
         record = _record(job, frames, specialist, found, time.monotonic() - started)
         draft.publish({"versions": runtime.versions(tf), **record})
     return results.read_record(job.out) or {}
+
+
+def _learn(
+    job: VideoJob,
+    frames: Frames,
+    given: tuple[Annotation, ...],
+    on_progress: OnProgress | None,
+) -> "Specialist":
+    """Returns the specialist of a job: newly learned, as it was, or taught further."""
+    from osvos_tf.segmentation import specialist
+
+    if job.specialist is None:
+        return specialist.learn_from(given, job.learn, on_progress)
+    known = specialist.load(job.specialist)
+    if not given:
+        return known
+    changes = {"updates": job.learn.updates, "budget": job.learn.budget}
+    return known.correct(
+        frames,
+        {annotation.name: annotation.mask for annotation in given},
+        on_progress=on_progress,
+        **{name: value for name, value in changes.items() if value is not None},
+    )
 
 
 def _record(
@@ -210,7 +234,8 @@ def _record(
         "size": list(frames.size),
         "seconds": {"training": specialist.seconds, "inference": round(seconds, 3)},
         "found": found,
-        "remarks": _remarks(found, specialist.annotations),
+        "remarks": remarks.lost(found, specialist.annotations),
+        "doubtful": remarks.doubtful(found),
         "damage": frames.damage(),
     }
 
@@ -225,7 +250,13 @@ def _describe(specialist: "Specialist") -> dict[str, Any]:
 
 
 def _annotations(job: VideoJob, frames: Frames) -> tuple[Annotation, ...]:
-    """Reads the masks; InputError where two annotate one frame."""
+    """Reads the masks; InputError where two annotate one frame, or there should be one."""
+    if not job.masks:
+        if job.specialist is None:
+            raise InputError(
+                "Wanted a `mask` to learn the object from, or a `specialist` that knows it already."
+            )
+        return ()
     masks: dict[int | str, annotations.Mask] = {}
     for value in job.masks:
         name, path = split_mask(value)
@@ -243,7 +274,9 @@ def _check_place(job: VideoJob, work: Mapping[str, Any], given: tuple[Annotation
     byte.
     """
     networks = [path for path in (job.learn.parent, job.segment.contour) if path]
-    inputs = [job.frames, *(path for path in networks if os.path.isfile(path))]
+    if job.specialist and os.path.realpath(job.specialist) != os.path.realpath(job.out):
+        networks.append(job.specialist)  # in its own place it is read before it is replaced
+    inputs = [job.frames, *(path for path in networks if os.path.exists(path))]
     for value, known in zip(job.masks, given, strict=True):
         path = split_mask(value)[1]
         own_place = pathlib.Path(job.out, MASKS, f"{known.name}.png")
@@ -259,19 +292,19 @@ def _is_written_so(path: str) -> bool:
 
 
 def _known(
-    out: str, work: Mapping[str, Any], draft: results.Draft, given: tuple[Annotation, ...]
+    job: VideoJob, work: Mapping[str, Any], draft: results.Draft, given: tuple[Annotation, ...]
 ) -> "Specialist | None":
     """Returns what an earlier run of exactly this work has learned, or None."""
     from osvos_tf.segmentation import specialist
 
     folders = [draft.folder] if draft.resumed else []
-    if results.is_finished(out, work):
-        folders.append(pathlib.Path(out))
+    if results.is_finished(job.out, work):
+        folders.append(pathlib.Path(job.out))
     for folder in folders:
         if (folder / specialist.NETWORK).is_file():
             try:
                 known = specialist.load(folder)
-                if _are_same(known.annotations, given):
+                if job.specialist or _are_same(known.annotations, given):
                     return known
             except InputError:
                 pass
@@ -325,71 +358,17 @@ def _masks_in_place(job: VideoJob) -> dict[str, str]:
     }
 
 
-def _remarks(found: Mapping[str, Mapping[str, Any]], given: tuple[Annotation, ...]) -> list[str]:
-    """Says in which frames the object seems lost."""
-    least = _COLLAPSED * min(np.count_nonzero(known.mask == 1) for known in given)
-    empty = [name for name, frame in found.items() if not frame["area"]]
-    small = [name for name, frame in found.items() if 0 < frame["area"] < least]
-    remarks = []
-    for names, what in ((empty, "No object was found"), (small, "Next to nothing was found")):
-        if names:
-            remarks.append(
-                f"{what} in {len(names)} of {len(found)} frames: {', '.join(_runs(names, found))}. "
-                "If it is there, correct one of these masks and give it as well."
-            )
-    return remarks
-
-
-def _runs(names: list[str], found: Mapping[str, Any], most: int = 5) -> Iterator[str]:
-    """Yields frames that follow each other as "first to last"."""
-    place = {name: number for number, name in enumerate(found)}
-    runs: list[list[str]] = []
-    for name in names:
-        if runs and place[name] == place[runs[-1][-1]] + 1:
-            runs[-1].append(name)
-        else:
-            runs.append([name])
-    for run_ in runs[:most]:
-        yield run_[0] if len(run_) == 1 else f"{run_[0]} to {run_[-1]}"
-    if len(runs) > most:
-        yield f"and {len(runs) - most} more stretches"
-
-
 def _as_flags(job: VideoJob) -> dict[str, Any]:
     """Returns the job as the flags of `segment`."""
     return {
         "frames": job.frames,
         "mask": list(job.masks),
+        "specialist": job.specialist,
         "out": job.out,
         **dataclasses.asdict(job.learn),
         **dataclasses.asdict(job.segment),
         "save": list(job.save),
     }
-
-
-def _identify(path: str | os.PathLike[str]) -> str:
-    """Returns a file's checksum; anything else, such as "random", stands for itself."""
-    return results.identify(path) if os.path.isfile(path) else str(path)
-
-
-def _identify_frames(path: str) -> str:
-    """Returns what identifies a video without reading all of it."""
-    place = pathlib.Path(os.path.realpath(path))
-    digest = hashlib.sha256()
-    images = [place]
-    if place.is_dir():
-        images = sorted(
-            image
-            for image in place.glob("[!.]*")
-            if image.suffix.lower() in IMAGE_SUFFIXES and image.is_file()
-        )
-        for image in images:
-            digest.update(f"{image.name}/{image.stat().st_size}/".encode(errors="surrogateescape"))
-    if images and images[0].is_file():
-        digest.update(str(images[0].stat().st_size).encode())
-        with open(images[0], "rb") as file:
-            digest.update(file.read(_FIRST_BYTES))
-    return f"{place} sha256:{digest.hexdigest()}"
 
 
 def _check_pictures(folder: pathlib.Path, record: Mapping[str, Any]) -> None:

@@ -254,6 +254,44 @@ def test_a_damaged_video_gives_what_there_is_and_says_so(quick, arguments, tmp_p
     assert "holds these results already" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_a_specialist_on_another_clip(arguments, fake_davis, tmp_path):
+    """Without a mask it is used as it is, be it a folder of results or a bare network."""
+    run(arguments)
+    goat = fake_davis / "JPEGImages/480p/goat"
+    common = {"frames": goat, "snap": "none", "adapt": "false"}
+    masks = []
+    for name, source in (("a", arguments["out"]), ("b", arguments["out"] / "specialist.keras")):
+        out = tmp_path / name
+        flags = {**common, "specialist": source, "out": out}
+        segment.main(cli.parse(segment.FLAGS, [f"--{key}={value}" for key, value in flags.items()]))
+        masks.append(read_masks(out / "masks"))
+        assert json.loads((out / "run.json").read_text())["frames"] == 4
+    assert list(masks[0]) == list(masks[1])
+    for name, mask in masks[0].items():
+        np.testing.assert_array_equal(mask, masks[1][name])
+    with pytest.raises(InputError, match=r"Wanted a `mask` .* or a `specialist`"):
+        segment.main(cli.parse(segment.FLAGS, [f"--frames={goat}", f"--out={tmp_path / 'c'}"]))
+
+
+@pytest.mark.slow
+def test_a_correction_builds_on_what_was_learned(arguments, bear, tmp_path):
+    """--from: all annotated frames count, all come back as given; also in its own place."""
+    run(arguments)
+    for out in (tmp_path / "better", arguments["out"]):
+        flags = {
+            "frames": arguments["frames"], "from": arguments["out"], "out": out, "updates": 2,
+            "mask": f"2:{bear.frames[2].mask}", "snap": "none", "adapt": "false",
+        }  # fmt: skip
+        given = [f"--{key}={value}" for key, value in flags.items()]
+        segment.main(cli.parse(segment.FLAGS, [*given, "--overwrite"]))
+        masks = read_masks(out / "masks")
+        for frame in (bear.frames[0], bear.frames[2]):
+            np.testing.assert_array_equal(masks[frame.name], read_mask(frame.mask))
+        assert [known.name for known in osvos_tf.load(out).annotations] == ["00000", "00002"]
+        assert json.loads((out / "run.json").read_text())["updates"] == 2
+
+
 def test_results_for_editors(quick, arguments):
     run({**arguments, "save": "alpha,foreground,coco"})
     found = {path.name for path in arguments["out"].iterdir()}
@@ -367,7 +405,7 @@ def test_exit_status_of_a_users_mistake(arguments, commands):
 
 
 def test_missing_flags_are_named():
-    with pytest.raises(InputError, match=r"Wanted --mask, --out as well"):
+    with pytest.raises(InputError, match=r"Wanted --out as well"):
         segment.main(cli.parse(segment.FLAGS, ["--frames=x"]))
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from osvos_tf import results
 from osvos_tf.errors import InputError
-from osvos_tf.jobs import video_job
+from osvos_tf.jobs import identity, remarks, video_job
 from osvos_tf.jobs.video_job import VideoJob
 from osvos_tf.media.masks import read_mask, write_mask
 from osvos_tf.media.video_writer import write_video
@@ -353,7 +353,7 @@ def test_what_is_damaged_of_it_is_learned_again(job, trainings, monkeypatch, nam
 
 def test_a_specialist_of_other_frames_is_not_used(job, trainings, monkeypatch):
     """Not even where the frames' names and sizes are the same."""
-    monkeypatch.setattr(video_job, "_identify_frames", lambda path: path)
+    monkeypatch.setattr(identity, "of_frames", lambda path: path)
     killed_while_masks_are_written(job, monkeypatch)
     frame = pathlib.Path(job.frames, "00002.jpg")
     cv2.imwrite(str(frame), cv2.imread(str(frame))[::-1])
@@ -495,9 +495,9 @@ def test_frames_without_the_object_are_said(job, trainings, monkeypatch):
 def test_many_stretches_are_not_all_listed():
     names = [f"{number:05d}" for number in range(40)]
     found = dict.fromkeys(names)
-    said = list(video_job._runs(names[::2], found))
+    said = list(remarks._runs(names[::2], found))
     assert said == [*names[:10:2], "and 15 more stretches"]
-    assert list(video_job._runs(names, found)) == ["00000 to 00039"]
+    assert list(remarks._runs(names, found)) == ["00000 to 00039"]
 
 
 def test_nothing_is_said_where_all_is_found(job, trainings):
