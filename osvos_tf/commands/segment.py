@@ -143,6 +143,13 @@ flags.DEFINE_boolean(
     "object that turns or comes nearer is then found longer. It doubles the time or less.",
     flag_values=FLAGS,
 )
+flags.DEFINE_boolean(
+    "smooth",
+    SegmentOptions.smooth,
+    "Average each frame with those before and after it, along the motion: masks flicker less and "
+    "bridge what is missed in single frames. It takes 0.03 s a frame.",
+    flag_values=FLAGS,
+)
 flags.DEFINE_float(
     "threshold",
     SegmentOptions.threshold,
@@ -205,7 +212,7 @@ GROUPS = (
             "seed",
         ),
     ),
-    ("Finding", ("follow", "adapt", "threshold", "snap", "contour", "contour_threshold")),
+    ("Finding", ("follow", "adapt", "smooth", "threshold", "snap", "contour", "contour_threshold")),
     ("Computing", ("precision",)),
 )
 

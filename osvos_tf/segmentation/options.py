@@ -127,6 +127,8 @@ class SegmentOptions:
             where it is lost or touches the border of that window.
         adapt: let the video's later frames teach the network, see `adaptation`; it needs a frame
             with a given mask to hold on to.
+        smooth: average each frame's probability with those before and after it, along the motion,
+            see `smoothing`.
         threshold: probability, 0..1, above which a pixel is the object.
         snap: what moves the mask's boundary to one of the frame: "bilateral" to edges of
             brightness and colour, "contour" to what the contour network finds, or "none".
@@ -141,6 +143,7 @@ class SegmentOptions:
 
     follow: bool = True
     adapt: bool = True
+    smooth: bool = True
     threshold: float = DEFAULT_THRESHOLD
     snap: str = "bilateral"
     contour: str | None = None

@@ -18,7 +18,7 @@ from osvos_tf.network.files import load_model
 from osvos_tf.network.precision import with_precision
 from osvos_tf.parallel import parallel_map
 from osvos_tf.progress import OnProgress, Progress
-from osvos_tf.segmentation import colours, following, inference, snapping
+from osvos_tf.segmentation import colours, following, inference, smoothing, snapping
 from osvos_tf.segmentation.adaptation import EVERY, Adapter
 from osvos_tf.segmentation.annotations import Annotation, Mask
 from osvos_tf.segmentation.options import SegmentOptions
@@ -81,7 +81,10 @@ class Segmenter:
         """Yields a `SegmentedFrame` for every frame of a video."""
         started = time.monotonic()
         # While the network looks at the next frames, a thread beside it snaps the last ones.
-        found = parallel_map(lambda located: self._finish(*located), self._locate(frames))
+        located: Iterator[smoothing.Located] = self._locate(frames)
+        if self._options.smooth:
+            located = smoothing.smooth(located, self._size, self._options.threshold, self._mask_of)
+        found = parallel_map(lambda located: self._finish(*located), located)
         for done, frame in enumerate(found, start=1):
             if on_progress is not None:
                 on_progress(Progress("segment", done, frames.length, time.monotonic() - started))
@@ -90,7 +93,7 @@ class Segmenter:
     def step(
         self, image: np.ndarray, mask: Mask | None = None, *, name: str = ""
     ) -> SegmentedFrame:
-        """Segments the next frame.
+        """Segments the next frame, which is not smoothed: that takes the frames after it.
 
         Args:
             image: uint8 RGB [height, width, 3].
@@ -113,8 +116,8 @@ class Segmenter:
         self._adapt(name, image, window, predicted)
         return self._finish(name, image, window, predicted)
 
-    def _locate(self, frames: Frames) -> Iterator[tuple[str, np.ndarray, following.Window, Any]]:
-        """Yields (name, frame, window, prediction in the window) of all frames."""
+    def _locate(self, frames: Frames) -> Iterator[smoothing.Located]:
+        """Yields all frames with their windows and what is predicted in these."""
         images = inference.read_ahead(frames)
         # All frames between two lessons are predicted by the same network, in one call.
         batch_size = inference.BATCH_SIZE if self._adapter is None else EVERY
@@ -138,7 +141,7 @@ class Segmenter:
             )
         for located in found:
             self._adapt(*located)
-            yield located
+            yield smoothing.Located(*located)
 
     def _adapt(
         self, name: str, image: np.ndarray, window: following.Window, predicted: Any
@@ -179,6 +182,11 @@ class Segmenter:
             return predicted["probabilities"], snapping.majority_vote(mask, labels)
         predicted = colours.snap_to_colours(predicted, image)
         return predicted, inference.to_mask(predicted, options.threshold)
+
+    def _mask_of(self, name: str, image: np.ndarray) -> np.ndarray | None:
+        """Returns where an annotated frame shows the object, 0/1; None for other frames."""
+        known = self._known(name, image)
+        return None if known is None else (known.mask == 1).astype(np.uint8)
 
     def _known(self, name: str, image: np.ndarray) -> Annotation | None:
         known = (a for a in self._specialist.annotations if a.shows(name, image))

@@ -95,6 +95,7 @@ def masks_of_segment(request, specialist, tmp_path_factory):
         "precision": "float32",
         "snap": request.param,
         "follow": False,
+        "smooth": False,
         "out": folder / "out",
     }
     run(here, segment)

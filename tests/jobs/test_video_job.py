@@ -263,7 +263,7 @@ OTHERS = {  # each option with another value than the default
         "precision": "float32",
         "seed": 5,
     },
-    **{"follow": False, "adapt": False, "threshold": 0.5, "snap": "none"},
+    **{"follow": False, "adapt": False, "smooth": False, "threshold": 0.5, "snap": "none"},
     **{"contour_threshold": 0.3, "parent": "random", "save": ()},
 }
 

@@ -127,8 +127,8 @@ def test_it_is_streamed(dog, frames):
     read = []
 
     class Watched(Frames):
-        path, size, fps, length = pathlib.Path("x"), frames.shape[1:3], 24.0, 40
-        names = [f"{number:05d}" for number in range(40)]  # noqa: RUF012
+        path, size, fps, length = pathlib.Path("x"), frames.shape[1:3], 24.0, 80
+        names = [f"{number:05d}" for number in range(80)]  # noqa: RUF012
 
         def __iter__(self):
             for number, name in enumerate(self.names):
@@ -141,10 +141,12 @@ def test_it_is_streamed(dog, frames):
         def check(self):
             pass
 
-    found = dog.segment(Watched(), **IDS)
-    next(found)
-    assert len(read) < 30
-    found.close()
+    for smooth, most in ((False, 30), (True, 62)):
+        read.clear()
+        found = dog.segment(Watched(), smooth=smooth, **IDS)
+        next(found)
+        assert len(read) < most
+        found.close()
 
 
 def test_learning_reports_and_can_be_left(frames, mask, parent):
@@ -378,7 +380,7 @@ def test_exported(dog, frames, tmp_path):
 
 def test_one_frame_after_another(dog, frames, mask):
     """The stepper finds what whole batches find, and looks around a mask that it is given."""
-    options = SegmentOptions(follow=False, **IDS)
+    options = SegmentOptions(follow=False, smooth=False, **IDS)
     stepper = Segmenter(dog, frames.shape[1:3], options)
     whole = list(dog.segment(frames, options=options))
     for number, frame in enumerate(frames):

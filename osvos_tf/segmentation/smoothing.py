@@ -1,0 +1,172 @@
+"""Smoothing along motion: a frame's probability is averaged with what its neighbours say of it.
+
+Each frame is predicted on its own, so masks flicker. Here the probabilities of the frames before
+and after are carried along the optical flow to where their pixels have gone, and averaged. Near
+frames count more than far ones, frames in which the network is sure more than others, and pixels
+whose colour has changed on the way hardly.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+
+from osvos_tf.segmentation import inference
+from osvos_tf.segmentation.following import Window
+
+HEIGHT = 240  # pixels at which flow and averages are computed, at most
+_DECAY = 0.95  # of a neighbour's weight from frame to frame
+_COLOUR = 20.0  # difference, of 0..255, at which a pixel's weight is 1/e
+_PATCH = 5  # pixels over which colours are compared
+_DOUBT = 0.3  # least certainty of a frame
+_AHEAD = 16  # frames that are looked ahead, twice as many at most
+_LEAST = 16  # pixels of the shorter side below which there is no flow
+_MEMORY = 2**28  # bytes of frames that may wait
+
+
+class Located(NamedTuple):
+    """A frame on its way: its name, pixels, the window that was looked at, what was predicted."""
+
+    name: str
+    image: np.ndarray
+    window: Window
+    predicted: Any
+
+
+@dataclasses.dataclass
+class _Frame:
+    """A frame that waits for those after it.
+
+    `weight` is how much its own `probability` counts, `sums` are what it and the frames before it
+    come to: [height, width, 2], weighted probability and weight. `back` is the flow to the frame
+    before, `on` the flow from that one to here, both with how far colours agree.
+    """
+
+    located: Located
+    colours: np.ndarray
+    probability: np.ndarray
+    weight: float
+    sums: np.ndarray
+    back: tuple[np.ndarray, np.ndarray] | None = None
+    on: tuple[np.ndarray, np.ndarray] | None = None
+
+
+def smooth(
+    located: Iterable[Located],
+    size: tuple[int, int],
+    threshold: float,
+    given: Callable[[str, np.ndarray], np.ndarray | None],
+    height: int = HEIGHT,
+) -> Iterator[Located]:
+    """Yields the frames with smoothed probabilities, up to 32 frames later.
+
+    Args:
+        located: frames in order; `predicted` is float32 [height, width] of the window, or a dict in
+            which `probabilities` is.
+        size: (height, width) of the frames.
+        threshold: probability above which a pixel is the object.
+        given: returns the mask, 0/1 [height, width], that a frame (name, pixels) was given; None
+            where it was given none.
+        height: at which flow and averages are computed, in pixels.
+    """
+    smoother = _Smoother(size, threshold, given, min(height, size[0]))
+    ahead = int(np.clip(_MEMORY // (2 * size[0] * size[1] * 3), 1, _AHEAD))
+    waiting: list[_Frame] = []
+    for frame in located:
+        waiting.append(smoother.prepare(frame, waiting[-1] if waiting else None))
+        if len(waiting) == 2 * ahead:
+            yield from smoother.finish(waiting, ahead)
+            del waiting[:ahead]
+    yield from smoother.finish(waiting, len(waiting))
+
+
+class _Smoother:
+    """Averages of frames of one size, see `smooth`."""
+
+    def __init__(
+        self,
+        size: tuple[int, int],
+        threshold: float,
+        given: Callable[[str, np.ndarray], np.ndarray | None],
+        height: int,
+    ) -> None:
+        self._size, self._threshold, self._given = size, threshold, given
+        self._small = max(1, round(size[1] * height / size[0])), height  # width first, as OpenCV
+        self._flow: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+        columns, rows = np.meshgrid(*map(np.arange, self._small))
+        self._grid = np.dstack((columns, rows)).astype(np.float32)
+
+    def prepare(self, located: Located, before: _Frame | None) -> _Frame:
+        """Returns a frame with the sum of it and all frames before it."""
+        predicted = located.predicted
+        if isinstance(predicted, dict):
+            predicted = predicted["probabilities"]
+        mask = self._given(located.name, located.image)
+        if mask is None:
+            weight = self._certainty(predicted) ** 2
+            whole = located.window.fill(np.asarray(predicted, np.float32), self._size)
+        else:
+            weight, whole = 1.0, np.asarray(mask, np.float32)
+        probability = self._shrink(whole)
+        own = np.dstack((probability, np.ones_like(probability))) * np.float32(weight)
+        frame = _Frame(located, self._shrink(located.image), probability, weight, own)
+        if before is not None and min(self._small) >= _LEAST:
+            frame.back = self._agreement(frame.colours, before.colours)
+            frame.on = self._agreement(before.colours, frame.colours)
+            frame.sums = own + self._carry(before.sums, frame.back)
+        return frame
+
+    def finish(self, frames: list[_Frame], count: int) -> Iterator[Located]:
+        """Yields the first `count` frames, each averaged with those before and after it."""
+        averages: list[np.ndarray] = []
+        after: np.ndarray | None = (
+            None  # what the frames after this one say, where their pixels are
+        )
+        for place in range(len(frames) - 1, -1, -1):
+            frame = frames[place]
+            sums = frame.sums if after is None else frame.sums + after
+            averages.append(sums[..., 0] / sums[..., 1])
+            own = np.dstack((frame.probability, np.ones_like(frame.probability)))
+            own *= np.float32(frame.weight)
+            behind = own if after is None else own + after
+            after = None if frame.on is None else self._carry(behind, frame.on)
+        for frame, average in zip(frames[:count], reversed(averages), strict=False):
+            yield frame.located._replace(predicted=self._enlarge(frame.located, average))
+
+    def _certainty(self, probability: np.ndarray) -> float:
+        """Returns how sure the network is of what it found, or of that there is nothing."""
+        mask = probability > self._threshold
+        if mask.any():
+            return max(_DOUBT, inference.sharpness(probability, mask))
+        return max(_DOUBT, 1 - float(probability.max()) / self._threshold)
+
+    def _shrink(self, pixels: np.ndarray) -> np.ndarray:
+        return cv2.resize(pixels, self._small, interpolation=cv2.INTER_AREA)
+
+    def _enlarge(self, located: Located, average: np.ndarray) -> Any:
+        """Returns the prediction of the window with an average in the probability's place."""
+        whole = cv2.resize(average, self._size[::-1], interpolation=cv2.INTER_LINEAR)
+        probability = np.clip(located.window.cut(whole), 0, 1)
+        if isinstance(located.predicted, dict):
+            return {**located.predicted, "probabilities": probability}
+        return probability
+
+    def _move(self, pixels: Any, places: Any) -> np.ndarray:
+        """Returns pixels [height, width, channels] from their places in another frame."""
+        second: Any = None  # its type stubs want a second map, which there is none of
+        return cv2.remap(pixels, places, second, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+    def _agreement(self, here: np.ndarray, there: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns where each pixel of `here` lies `there`, and how far the colours agree, 0..1."""
+        grey = [cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in (here, there)]
+        places = self._grid + self._flow.calc(*grey, None)
+        difference = cv2.absdiff(here, self._move(there, places)).astype(np.float32).mean(-1)
+        difference = cv2.blur(difference, (_PATCH, _PATCH))
+        return places, np.exp(-((difference / _COLOUR) ** 2))
+
+    def _carry(self, sums: np.ndarray, motion: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+        """Returns a neighbour's sums where its pixels are now, with what weight is left."""
+        places, agreement = motion
+        return self._move(sums, places) * (_DECAY * agreement[..., None])
