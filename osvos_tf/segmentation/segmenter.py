@@ -80,11 +80,12 @@ class Segmenter:
     ) -> Iterator[SegmentedFrame]:
         """Yields a `SegmentedFrame` for every frame of a video."""
         started = time.monotonic()
-        # While the network looks at the next frames, a thread beside it snaps the last ones.
-        located: Iterator[smoothing.Located] = self._locate(frames)
+        located, ahead = self._locate(frames), inference.BATCH_SIZE
         if self._options.smooth:
+            ahead = max(ahead, smoothing.frames_ahead(self._size))
             located = smoothing.smooth(located, self._size, self._options.threshold, self._mask_of)
-        found = parallel_map(lambda located: self._finish(*located), located)
+        # While the network looks at the next frames, a thread beside it snaps the last ones.
+        found = parallel_map(lambda located: self._finish(*located), located, ahead=ahead)
         for done, frame in enumerate(found, start=1):
             if on_progress is not None:
                 on_progress(Progress("segment", done, frames.length, time.monotonic() - started))

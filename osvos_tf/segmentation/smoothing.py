@@ -72,7 +72,7 @@ def smooth(
         height: at which flow and averages are computed, in pixels.
     """
     smoother = _Smoother(size, threshold, given, min(height, size[0]))
-    ahead = int(np.clip(_MEMORY // (2 * size[0] * size[1] * 3), 1, _AHEAD))
+    ahead = frames_ahead(size)
     waiting: list[_Frame] = []
     for frame in located:
         waiting.append(smoother.prepare(frame, waiting[-1] if waiting else None))
@@ -80,6 +80,11 @@ def smooth(
             yield from smoother.finish(waiting, ahead)
             del waiting[:ahead]
     yield from smoother.finish(waiting, len(waiting))
+
+
+def frames_ahead(size: tuple[int, int]) -> int:
+    """Returns how many frames of (height, width) are smoothed, and so come, at a time."""
+    return int(np.clip(_MEMORY // (2 * size[0] * size[1] * 3), 1, _AHEAD))
 
 
 class _Smoother:
