@@ -77,8 +77,9 @@ def read_header(path: Path) -> Header:
         fps = float(rate) if rate and 0 < rate <= _MANY else DEFAULT_FPS
         listed = _count_entries(container, stream)
         length = listed or stream.frames or _from_duration(stream, fps)
-    for _, pixels in decode(path):
-        return Header(pixels.shape[:2], fps, length, kind, listed is not None)
+        picture = _Picture(stream)
+        for frame in _frames(container, stream, Decoded()):
+            return Header(picture.size(frame), fps, length, kind, listed is not None)
     raise InputError(
         f"Wanted a video, but '{path}' ({kind}, {length or 'no'} frames by its header) holds no "
         "frame that can be decoded. Is it complete? Does it play elsewhere?"
@@ -221,6 +222,21 @@ class _Picture:
         self._graph: Graph | None = None
         self._matrix: tuple[int, ...] | None = None
 
+    def size(self, frame: Any) -> tuple[int, int]:
+        """Returns (height, width) of a frame as it is shown."""
+        upright = frame.height, self._width(frame)
+        matrix = _display_matrix(frame)
+        return upright[::-1] if matrix and not matrix[0] else upright
+
+    def _width(self, frame: Any) -> int:
+        """Returns the width that a frame has with square pixels."""
+        width = max(1, round(frame.width * self._aspect))
+        try:
+            require_pixels(width, frame.height)
+        except ValueError as error:
+            raise InputError(f"A frame of the video is refused: {error}.") from error
+        return width
+
     def show(self, frame: Any | None) -> Iterator[tuple[Any, np.ndarray]]:
         """Yields (frame, pixels) of what can be shown once a frame is known; None: at the end."""
         if frame is not None:
@@ -240,7 +256,6 @@ class _Picture:
             yield shown, self._to_pixels(shown)
 
     def _to_pixels(self, frame: Any) -> np.ndarray:
-        width = max(1, round(frame.width * self._aspect))
         matrix = frame.colorspace
         if matrix == _UNSPECIFIED:
             matrix = _BT709 if frame.height >= _HD_ROWS else _BT601
@@ -250,12 +265,12 @@ class _Picture:
             matrix = None
         elif matrix not in (_BT709, 4, _BT601, 7, _BT2020):
             matrix = _BT601
-        try:
-            require_pixels(width, frame.height)
-        except ValueError as error:
-            raise InputError(f"A frame of the video is refused: {error}.") from error
         shown = self._reformatter.reformat(
-            frame, width=width, height=frame.height, format="rgb24", src_colorspace=matrix
+            frame,
+            width=self._width(frame),
+            height=frame.height,
+            format="rgb24",
+            src_colorspace=matrix,
         )
         return _turn(shown.to_ndarray(), self._matrix or ())
 
