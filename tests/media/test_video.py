@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, features
 
 from osvos_tf.errors import InputError
 from osvos_tf.files import atomic_path, ensure_writable
@@ -408,3 +408,16 @@ def test_video_writer_says_when_the_folder_is_missing(tmp_path, capfd):
     ):
         pass
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".avif", ".ppm", ".pgm"])
+def test_what_pillow_reads_is_a_frame(tmp_path, suffix):
+    if suffix == ".avif" and not features.check("avif"):
+        pytest.skip("this Pillow reads no AVIF")
+    grey = np.full((24, 40), 90, np.uint8)
+    for number in range(2):
+        save(tmp_path / f"{number}{suffix}", grey)
+    frames = open_frames(tmp_path)
+    frames.check()
+    for _, frame in frames:
+        assert frame.shape == (24, 40, 3) and np.abs(frame.astype(int) - 90).max() <= 3
