@@ -12,8 +12,8 @@ REQUIREMENTS = [
     "tensorflow>=2.15,<2.22",  # the networks, tf.data, training and serving
     "keras>=2.15,<4",  # the functional graphs and the .keras format
     "numpy>=1.26,<3",  # arrays in metrics, inference and snapping
-    # FFmpeg's own libraries: decodes and encodes what OpenCV cannot. From 16 on they map HDR, too.
-    "av>=16,<19",
+    # FFmpeg's libraries: they decode and encode what OpenCV cannot. 17.1: the last on Python 3.10.
+    "av>=17.1,<19",
     # OpenCV: drawing, boundaries, thinning of contours. Headless: no display libraries.
     "opencv-contrib-python-headless>=4.9,<6",
     "pillow>=10.1,<14",  # palette masks: OpenCV turns palette indices into colours

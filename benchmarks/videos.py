@@ -91,16 +91,14 @@ def _decode_by_opencv(path):
 def _write_hdr(path):
     parameters = "log-level=none:colorprim=bt2020:transfer=arib-std-b67:colormatrix=bt2020nc"
     height, width = _LARGE
-    planes = np.full((height * 3 // 2, width), 512, np.uint16)
-    planes[:height] = np.linspace(64, 940, width)
+    grey = np.broadcast_to(np.linspace(0, 65535, width).astype(np.uint16), _LARGE)
     with av.open(str(path), "w") as output:
         options = {"x265-params": parameters, "preset": "ultrafast"}
         stream = output.add_stream("libx265", rate=24, options=options)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p10le"
         for number in range(_LARGE_FRAMES):
-            moved = av.VideoFrame.from_ndarray(
-                np.roll(planes, 8 * number, axis=1), format="yuv420p10le"
-            )
+            moved = av.VideoFrame.from_ndarray(np.roll(grey, 8 * number, axis=1), format="gray16le")
+            moved = moved.reformat(format="yuv420p10le")
             moved.pts, moved.time_base = number, Fraction(1, 24)
             output.mux(stream.encode(moved))
         output.mux(stream.encode())

@@ -202,15 +202,15 @@ def test_square_pixels(tmp_path):
 def test_hdr_is_mapped_to_the_range_of_screens(tmp_path, transfer):
     """Grey stays grey, brighter stays brighter, and white does not come out dim."""
     path = tmp_path / "hdr.mkv"
-    levels = np.repeat(np.linspace(64, 940, 8).astype(np.uint16), WIDTH // 8)
-    planes = np.full((HEIGHT * 3 // 2, WIDTH), 512, np.uint16)
-    planes[:HEIGHT] = levels
+    levels = np.repeat(np.linspace(0, 65535, 8).astype(np.uint16), WIDTH // 8)
+    grey = np.broadcast_to(levels, (HEIGHT, WIDTH)).copy()
     parameters = f"log-level=none:colorprim=bt2020:transfer={transfer}:colormatrix=bt2020nc"
     with av.open(os.fspath(path), "w") as output:
         stream = output.add_stream("libx265", rate=12, options={"x265-params": parameters})
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p10le"
         for number in range(2):
-            picture = av.VideoFrame.from_ndarray(planes, format="yuv420p10le")
+            picture = av.VideoFrame.from_ndarray(grey, format="gray16le")
+            picture = picture.reformat(format="yuv420p10le")
             picture.pts, picture.time_base = number, Fraction(1, 12)
             output.mux(stream.encode(picture))
         output.mux(stream.encode())
