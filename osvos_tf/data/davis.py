@@ -109,7 +109,7 @@ def _find_list(root: pathlib.Path, split: str, resolution: str) -> pathlib.Path:
 
 def _read_lines(path: pathlib.Path) -> list[list[str]]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = path.read_text(encoding="utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError:
         raise InputError(f"The split list {path} is not UTF-8 text.") from None
     return [line.split() for line in text.splitlines() if line.strip()]

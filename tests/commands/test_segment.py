@@ -89,7 +89,7 @@ def test_what_it_leaves(arguments, bear):
 
 
 def test_masks_are_what_the_specialist_says(arguments, bear):
-    run({**arguments, "snap": "none", "follow": False})
+    run({**arguments, "snap": "none", "follow": False, "smooth": False})
     network = osvos_tf.load_model(arguments["out"] / "specialist.keras")
     frames = np.stack([frame for _, frame in open_frames(arguments["frames"])])
     expected = model.build_predictor(network).predict(frames, verbose=0)[..., 0] > DEFAULT_THRESHOLD
@@ -194,7 +194,7 @@ def contour(tmp_path_factory):
 
 def test_masks_are_snapped_to_contours(arguments, contour):
     run({**arguments, "snap": "contour", "contour": contour, "contour_threshold": 0.2,
-         "follow": False})  # fmt: skip
+         "follow": False, "smooth": False})  # fmt: skip
     network = osvos_tf.load_model(arguments["out"] / "specialist.keras")
     streams = model.build_two_stream(network, osvos_tf.load_model(contour))
     frames = np.stack([frame for _, frame in open_frames(arguments["frames"])])
@@ -207,7 +207,7 @@ def test_masks_are_snapped_to_contours(arguments, contour):
 
 
 def test_masks_are_snapped_to_edges(arguments):
-    run({**arguments, "snap": "bilateral", "follow": False})
+    run({**arguments, "snap": "bilateral", "follow": False, "smooth": False})
     network = osvos_tf.load_model(arguments["out"] / "specialist.keras")
     frames = [frame for _, frame in open_frames(arguments["frames"])]
     predicted = model.build_predictor(network).predict_on_batch(np.stack(frames))
