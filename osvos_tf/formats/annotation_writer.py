@@ -7,7 +7,7 @@ from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
-from osvos_tf.formats.annotations import coco_counts
+from osvos_tf.formats.annotations import coco_counts, runs
 
 
 class Area(NamedTuple):
@@ -39,8 +39,8 @@ def areas_of(frame: str, mask: np.ndarray) -> list[Area]:
         top, left = int(rows[0]), int(columns[0])
         part = inside[top : rows[-1] + 1, left : columns[-1] + 1]
         box = left, top, part.shape[1], part.shape[0]
-        runs = _runs(part.reshape(-1))
-        areas.append(Area(frame, number, box, int(inside.sum()), coco_counts(inside), runs))
+        lengths = tuple(runs(part.reshape(-1)))
+        areas.append(Area(frame, number, box, int(inside.sum()), coco_counts(inside), lengths))
     return areas
 
 
@@ -100,10 +100,3 @@ def cvat(
             )
         lines.append("  </image>")
     return "\n".join([*lines, "</annotations>", ""])
-
-
-def _runs(flat: np.ndarray) -> tuple[int, ...]:
-    """Returns run lengths of a bool array, False first."""
-    ends = np.flatnonzero(np.diff(flat)) + 1
-    lengths = np.diff(np.concatenate(([0], ends, [flat.size]))).tolist()
-    return (0, *lengths) if flat[0] else tuple(lengths)

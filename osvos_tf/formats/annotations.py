@@ -163,20 +163,13 @@ def coco_mask(counts: str | Sequence[int], size: Sequence[int]) -> np.ndarray:
         size: (height, width).
     """
     height, width = (int(side) for side in size)
-    if not 0 < height * width <= _MOST_PIXELS:
-        raise ValueError(f"it says that a mask is {width}x{height} pixels large")
     lengths = _unpack(counts) if isinstance(counts, str) else [int(count) for count in counts]
-    if min(lengths, default=0) < 0 or sum(lengths) != height * width:
-        raise ValueError(f"its runs cover {sum(lengths)} pixels of {height * width}")
-    values = np.arange(len(lengths)) % 2 == 1
-    return np.repeat(values, lengths).reshape(width, height).T
+    return _from_runs(lengths, width, height).T
 
 
 def coco_counts(mask: np.ndarray) -> str:
     """Encodes a mask, bool [height, width], as `coco_mask` decodes it."""
-    flat = np.concatenate(([False], np.asarray(mask, bool).T.reshape(-1)))
-    ends = np.flatnonzero(flat[1:] != flat[:-1])
-    lengths = np.diff(np.concatenate(([0], ends, [flat.size - 1]))).tolist()
+    lengths = runs(np.asarray(mask, bool).T.reshape(-1))
     text = []
     for place, length in enumerate(lengths):
         value = length - (lengths[place - 2] if place > 2 else 0)
@@ -186,6 +179,21 @@ def coco_counts(mask: np.ndarray) -> str:
             more = value != (-1 if group & 16 else 0)
             text.append(chr(48 + group + 32 * more))
     return "".join(text)
+
+
+def runs(flat: np.ndarray) -> list[int]:
+    """Returns the run lengths of a bool array [pixels], False first, be it of length 0."""
+    ends = np.flatnonzero(np.diff(flat, prepend=False))
+    return np.diff(np.concatenate(([0], ends, [flat.size]))).tolist()
+
+
+def _from_runs(lengths: Sequence[int], rows: int, columns: int) -> np.ndarray:
+    """Returns bool [rows, columns] of run lengths along the rows, False first."""
+    if not 0 < rows * columns <= _MOST_PIXELS:
+        raise ValueError(f"it says that a mask has {rows * columns} pixels")
+    if min(lengths, default=0) < 0 or sum(lengths) != rows * columns:
+        raise ValueError(f"its runs cover {sum(lengths)} pixels of {rows * columns}")
+    return np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(rows, columns)
 
 
 def _unpack(text: str) -> list[int]:
@@ -322,9 +330,7 @@ def _cvat_polygon(element: ElementTree.Element, name: str) -> Shape:
 def _cvat_mask(element: ElementTree.Element, name: str) -> Shape:
     height, width = int(element.attrib["height"]), int(element.attrib["width"])
     lengths = [int(length) for length in element.attrib["rle"].replace(",", " ").split()]
-    if not 0 < height * width <= _MOST_PIXELS or sum(lengths) != height * width:
-        raise ValueError(f"its runs cover {sum(lengths)} pixels of {height * width}")
-    values = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(height, width)
+    values = _from_runs(lengths, height, width)
     top, left = int(element.attrib["top"]), int(element.attrib["left"])
     if min(top, left) < 0:
         raise ValueError("a mask begins outside of its picture")

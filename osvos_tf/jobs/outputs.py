@@ -1,6 +1,6 @@
 """What is made of segmented frames, kind by kind, while they come: `--save`.
 
-masks/NAME.png           grey, 0 and 255; of several objects label maps with DAVIS's palette; always
+masks/NAME.png           grey, 0 and 255; always
 overlay.mp4              the video with the object tinted, its sound kept
 alpha/NAME.png           16-bit grey: how much of each pixel is the object
 foreground/NAME.png      the object on nothing: RGBA, straight
@@ -13,6 +13,7 @@ coco.json, cvat.xml      for annotation tools
 """
 
 import contextlib
+import functools
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
@@ -55,36 +56,31 @@ class Place(NamedTuple):
 
 
 Write = Callable[["SegmentedFrame"], None]
-Output = Callable[[Place], contextlib.AbstractContextManager[Write]]
 
 
-@contextlib.contextmanager
-def _pictures(
-    place: Place, name: str, write: Callable[[pathlib.Path, "SegmentedFrame"], None]
-) -> Iterator[Write]:
-    folder = files.ensure_writable(place.folder / name)
-    yield lambda frame: write(folder / f"{frame.name}.png", frame)
+def _write_mask(path: pathlib.Path, frame: "SegmentedFrame") -> None:
+    write_mask(path, (frame.mask > 0).astype(np.uint8))
 
 
-def _masks(place: Place) -> contextlib.AbstractContextManager[Write]:
-    return _pictures(
-        place, MASKS, lambda path, frame: write_mask(path, (frame.mask > 0).astype(np.uint8))
-    )
+def _write_probability(path: pathlib.Path, frame: "SegmentedFrame") -> None:
+    write_probability(path, np.max(np.stack(list(frame.probability.values())), axis=0))
 
 
-def _probabilities(place: Place) -> contextlib.AbstractContextManager[Write]:
-    def write(path: pathlib.Path, frame: "SegmentedFrame") -> None:
-        write_probability(path, np.max(np.stack(list(frame.probability.values())), axis=0))
-
-    return _pictures(place, "probabilities", write)
+def _write_alpha(path: pathlib.Path, frame: "SegmentedFrame") -> None:
+    alpha = cutout.soft_alpha(frame.image, frame.mask)
+    write_png(path, np.rint(alpha * _DEEP).astype(np.uint16))
 
 
-def _alpha(place: Place) -> contextlib.AbstractContextManager[Write]:
-    def write(path: pathlib.Path, frame: "SegmentedFrame") -> None:
-        alpha = cutout.soft_alpha(frame.image, frame.mask)
-        write_png(path, np.rint(alpha * _DEEP).astype(np.uint16))
+def _write_foreground(path: pathlib.Path, frame: "SegmentedFrame") -> None:
+    write_png(path, cv2.cvtColor(_cut_out(frame), cv2.COLOR_RGBA2BGRA))
 
-    return _pictures(place, "alpha", write)
+
+def _write_labels(path: pathlib.Path, frame: "SegmentedFrame") -> None:
+    image = Image.fromarray(frame.mask).convert("L")
+    labels = Image.frombytes("P", image.size, image.tobytes())
+    labels.putpalette(davis_palette())
+    with files.atomic_path(path) as temporary:
+        labels.save(temporary, "PNG")
 
 
 def _cut_out(frame: "SegmentedFrame") -> np.ndarray:
@@ -92,28 +88,9 @@ def _cut_out(frame: "SegmentedFrame") -> np.ndarray:
     return cutout.foreground(frame.image, cutout.soft_alpha(frame.image, frame.mask))
 
 
-def _foreground(place: Place) -> contextlib.AbstractContextManager[Write]:
-    def write(path: pathlib.Path, frame: "SegmentedFrame") -> None:
-        write_png(path, cv2.cvtColor(_cut_out(frame), cv2.COLOR_RGBA2BGRA))
-
-    return _pictures(place, "foreground", write)
-
-
-def _labels(place: Place) -> contextlib.AbstractContextManager[Write]:
-    def write(path: pathlib.Path, frame: "SegmentedFrame") -> None:
-        image = Image.fromarray(frame.mask).convert("L")
-        labels = Image.frombytes("P", image.size, image.tobytes())
-        labels.putpalette(davis_palette())
-        with files.atomic_path(path) as temporary:
-            labels.save(temporary, "PNG")
-
-    return _pictures(place, "labels", write)
-
-
 @contextlib.contextmanager
-def _overlay(place: Place) -> Iterator[Write]:
+def _overlay(path: pathlib.Path, place: Place) -> Iterator[Write]:
     frames = place.frames
-    path = place.folder / "overlay.mp4"
     with write_video(path, frames.size, frames.fps, sound=frames.sound) as video:
         yield lambda frame: video.write(
             visualize.overlay(frame.image, frame.mask > 0), frames.time(frame.name)
@@ -121,18 +98,14 @@ def _overlay(place: Place) -> Iterator[Write]:
 
 
 @contextlib.contextmanager
-def _cutout_video(place: Place, format: Format) -> Iterator[Write]:
+def _cutout_video(format: Format, path: pathlib.Path, place: Place) -> Iterator[Write]:
     frames = place.frames
-    path = place.folder / f"foreground{format.suffix}"
     with write_video(path, frames.size, frames.fps, format=format) as video:
-        yield lambda frame: video.write(
-            _cut_out(frame),
-            frames.time(frame.name),
-        )
+        yield lambda frame: video.write(_cut_out(frame), frames.time(frame.name))
 
 
 @contextlib.contextmanager
-def _contact_sheet(place: Place) -> Iterator[Write]:
+def _contact_sheet(path: pathlib.Path, place: Place) -> Iterator[Write]:
     spread, doubtful = _Spread(_COLUMNS * _ROWS), _Least(_COLUMNS * _ROWS)
 
     def write(frame: "SegmentedFrame") -> None:
@@ -153,7 +126,7 @@ def _contact_sheet(place: Place) -> Iterator[Write]:
     labels = ["In order"] + [""] * (len(rows) - 1)
     labels[len(_in_rows(spread.pictures()))] = "Doubtful"
     sheet = Image.fromarray(visualize.contact_sheet(rows, row_labels=labels))
-    with files.atomic_path(place.folder / "contact_sheet.jpg") as temporary:
+    with files.atomic_path(path) as temporary:
         sheet.save(temporary, "JPEG", quality=_QUALITY)
 
 
@@ -196,7 +169,7 @@ class _Least:
         group = self._number // _NEIGHBOURS
         if group in self._kept:
             return value < self._kept[group][0]
-        return len(self._kept) < self._count or value < max(self._kept.values(), key=_value)[0]
+        return len(self._kept) < self._count or value < self._kept[self._surest()][0]
 
     def skip(self) -> None:
         self._number += 1
@@ -205,20 +178,19 @@ class _Least:
         if self.wants(value):
             self._kept[self._number // _NEIGHBOURS] = value, picture
             if len(self._kept) > self._count:
-                del self._kept[max(self._kept, key=lambda group: self._kept[group][0])]
+                del self._kept[self._surest()]
         self._number += 1
+
+    def _surest(self) -> int:
+        return max(self._kept, key=lambda group: self._kept[group][0])
 
     def pictures(self) -> list[np.ndarray]:
         """In order of the stream."""
         return [picture for _, (_, picture) in sorted(self._kept.items(), key=lambda kept: kept[0])]
 
 
-def _value(kept: tuple[float, np.ndarray]) -> float:
-    return kept[0]
-
-
 @contextlib.contextmanager
-def _tool_file(place: Place, name: str, encode: Callable[..., str]) -> Iterator[Write]:
+def _tool_file(encode: Callable[..., str], path: pathlib.Path, place: Place) -> Iterator[Write]:
     frames: list[str] = []
     areas: list[annotation_writer.Area] = []
 
@@ -227,27 +199,30 @@ def _tool_file(place: Place, name: str, encode: Callable[..., str]) -> Iterator[
         areas.extend(annotation_writer.areas_of(frame.name, frame.mask))
 
     yield write
-    with files.atomic_path(place.folder / name) as temporary:
+    with files.atomic_path(path) as temporary:
         temporary.write_text(
             encode(frames, place.frames.size, areas, place.names), encoding="utf-8"
         )
 
 
-# Kind -> how it is made. A folder has a picture for each frame.
-FOLDERS: dict[str, Output] = {
-    MASKS: _masks,
-    "probabilities": _probabilities,
-    "alpha": _alpha,
-    "foreground": _foreground,
-    "labels": _labels,
+# Kind, which is its folder's name -> how a frame's picture is written.
+FOLDERS: dict[str, Callable[[pathlib.Path, "SegmentedFrame"], None]] = {
+    MASKS: _write_mask,
+    "probabilities": _write_probability,
+    "alpha": _write_alpha,
+    "foreground": _write_foreground,
+    "labels": _write_labels,
 }
-FILES: dict[str, tuple[str, Output]] = {
+# Kind -> the file's name and how it is made.
+FILES: dict[
+    str, tuple[str, Callable[[pathlib.Path, Place], contextlib.AbstractContextManager[Write]]]
+] = {
     "overlay": ("overlay.mp4", _overlay),
-    "prores": ("foreground.mov", lambda place: _cutout_video(place, PRORES_4444)),
-    "webm": ("foreground.webm", lambda place: _cutout_video(place, VP9_ALPHA)),
+    "prores": ("foreground.mov", functools.partial(_cutout_video, PRORES_4444)),
+    "webm": ("foreground.webm", functools.partial(_cutout_video, VP9_ALPHA)),
     "contact_sheet": ("contact_sheet.jpg", _contact_sheet),
-    "coco": ("coco.json", lambda place: _tool_file(place, "coco.json", annotation_writer.coco)),
-    "cvat": ("cvat.xml", lambda place: _tool_file(place, "cvat.xml", annotation_writer.cvat)),
+    "coco": ("coco.json", functools.partial(_tool_file, annotation_writer.coco)),
+    "cvat": ("cvat.xml", functools.partial(_tool_file, annotation_writer.cvat)),
 }
 KINDS = (*FOLDERS, *FILES)
 
@@ -255,12 +230,19 @@ KINDS = (*FOLDERS, *FILES)
 @contextlib.contextmanager
 def opened(kinds: tuple[str, ...], place: Place) -> Iterator[Write]:
     """Yields a function that writes a frame to all kinds; files are whole once it is left."""
-    makers = [FOLDERS[kind] if kind in FOLDERS else FILES[kind][1] for kind in kinds]
+    folders = {
+        files.ensure_writable(place.folder / kind): FOLDERS[kind]
+        for kind in kinds
+        if kind in FOLDERS
+    }
     with contextlib.ExitStack() as stack:
-        writers = [stack.enter_context(maker(place)) for maker in makers]
+        made = [FILES[kind] for kind in kinds if kind in FILES]
+        writers = [stack.enter_context(make(place.folder / name, place)) for name, make in made]
 
         def write(frame: "SegmentedFrame") -> None:
-            for one in writers:
-                one(frame)
+            for folder, write_picture in folders.items():
+                write_picture(folder / f"{frame.name}.png", frame)
+            for write_to_file in writers:
+                write_to_file(frame)
 
         yield write

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from osvos_tf.errors import InputError
-from osvos_tf.media.images import IMAGE_SUFFIXES, describe_size, has_pages, image_size, read_image
+from osvos_tf.media.images import IMAGE_SUFFIXES, describe_size, read_header, read_image
 from osvos_tf.media.sequence import Frames, no_such_frame
 from osvos_tf.media.videos import DEFAULT_FPS
 
@@ -21,7 +21,7 @@ class FolderFrames(Frames):
         self.fps = DEFAULT_FPS
         self._files = _image_files(path, without)
         self.length = len(self._files)
-        self.size = image_size(next(iter(self._files.values())))
+        self.size = read_header(next(iter(self._files.values()))).size
 
     @property
     def names(self) -> list[str]:
@@ -45,8 +45,9 @@ class FolderFrames(Frames):
 
     def check(self) -> None:
         for name, file in self._files.items():
-            self._require_size(name, image_size(file))
-            if has_pages(file):
+            header = read_header(file)
+            self._require_size(name, header.size)
+            if header.has_pages:
                 raise InputError(
                     f"Wanted one picture a file in '{self.path}', but '{file.name}' holds "
                     "several. Name that file itself as the frames, or save its pages one by one."

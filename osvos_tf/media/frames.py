@@ -8,7 +8,7 @@ import numpy as np
 
 from osvos_tf.errors import InputError
 from osvos_tf.media.folders import FolderFrames
-from osvos_tf.media.images import IMAGE_SUFFIXES, has_pages
+from osvos_tf.media.images import IMAGE_SUFFIXES, read_header
 from osvos_tf.media.pages import PageFrames
 from osvos_tf.media.sequence import Frames, frame_name, no_such_frame
 from osvos_tf.media.video_frames import VideoFrames
@@ -34,7 +34,7 @@ def open_frames(path: str | os.PathLike) -> Frames:
             f"Wanted frames, but '{path}' does not exist. Name a folder of images or a video file."
         )
     if path.suffix.lower() in (*IMAGE_SUFFIXES, ".apng"):
-        if has_pages(path):
+        if read_header(path).has_pages:
             return PageFrames(path)
         raise InputError(
             f"Wanted a folder of images or a video file, but '{path}' is a single image. "

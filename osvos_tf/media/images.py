@@ -4,7 +4,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
@@ -34,12 +34,27 @@ _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", TiffImagePlugin.TiffImageFile.fo
 _ANIMATED = ("GIF", "WEBP", "PNG", "TIFF")  # formats of which one file may hold many pictures
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """Returns the upright (height, width), read from the image's header."""
+class ImageHeader(NamedTuple):
+    """What an image's header says: its upright (height, width), whether it holds several pictures.
+
+    Animations and documents of several pages do; a phone's JPEG with a small copy inside does not.
+    """
+
+    size: tuple[int, int]
+    has_pages: bool
+
+
+def read_header(path: Path) -> ImageHeader:
+    """Reads an image's header.
+
+    Raises:
+        InputError: it cannot be read.
+    """
     with reading(path), open_image(path) as image:
         width, height = image.size
         lies = is_turned(image) and image.getexif()[_EXIF_ORIENTATION] in _EXIF_QUARTER_TURNS
-    return (width, height) if lies else (height, width)
+        has_pages = image.format in _ANIMATED and getattr(image, "n_frames", 1) > 1
+    return ImageHeader((width, height) if lies else (height, width), has_pages)
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -68,12 +83,6 @@ def to_rgb(image: Image.Image) -> np.ndarray:
         return np.repeat(grey[..., None], 3, axis=-1)
     image.info.pop("transparency", None)
     return np.array(image.convert("RGB"))
-
-
-def has_pages(path: Path) -> bool:
-    """Returns whether a picture is animated, or a document of several pages."""
-    with reading(path), open_image(path) as image:
-        return image.format in _ANIMATED and getattr(image, "n_frames", 1) > 1
 
 
 def is_turned(image: Image.Image) -> bool:

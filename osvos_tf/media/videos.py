@@ -26,7 +26,9 @@ _CONTAINERS = (
 )
 _OPENING = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}
 _HD_ROWS = 720  # a picture that names no colour matrix has BT.601's, from here on BT.709's
-_BT601, _BT709, _BT2020, _UNSPECIFIED = 5, 1, 9, 2  # colour matrices, ITU-T H.273
+# Colour matrices, ITU-T H.273, and the one that FFmpeg's scaler takes for each; None: RGB as it is.
+_UNSPECIFIED, _BT601, _BT709 = 2, 5, 1
+_SCALED_AS = {0: None, 1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}
 _HDR = {16: "smpte2084", 18: "arib-std-b67"}  # transfer functions, H.273: PQ and HLG
 _MANY = 1000  # frames a second; more is a header's mistake
 
@@ -57,12 +59,10 @@ class Decoded:
     Attributes:
         frames: decoded so far.
         broken: packets that could not be decoded, and frames that are marked as damaged.
-        ended: all that can be read was read.
     """
 
     frames: int = 0
     broken: int = 0
-    ended: bool = False
 
 
 def read_header(path: Path) -> Header:
@@ -111,7 +111,6 @@ def decode(
             for shown, pixels in picture.show(frame):
                 done.frames += 1
                 yield shown.time, pixels
-    done.ended = True
 
 
 def times(path: Path) -> list[float] | None:
@@ -259,18 +258,12 @@ class _Picture:
         matrix = frame.colorspace
         if matrix == _UNSPECIFIED:
             matrix = _BT709 if frame.height >= _HD_ROWS else _BT601
-        elif matrix == 10:  # BT.2020 with constant luminance: FFmpeg converts it as without
-            matrix = _BT2020
-        elif matrix == 0:  # RGB
-            matrix = None
-        elif matrix not in (_BT709, 4, _BT601, 7, _BT2020):
-            matrix = _BT601
         shown = self._reformatter.reformat(
             frame,
             width=self._width(frame),
             height=frame.height,
             format="rgb24",
-            src_colorspace=matrix,
+            src_colorspace=_SCALED_AS.get(matrix, _BT601),
         )
         return _turn(shown.to_ndarray(), self._matrix or ())
 

@@ -16,7 +16,7 @@ import numpy as np
 from osvos_tf.segmentation import inference
 from osvos_tf.segmentation.following import Window
 
-HEIGHT = 240  # pixels at which flow and averages are computed, at most
+_HEIGHT = 240  # pixels at which flow and averages are computed, at most
 _DECAY = 0.95  # of a neighbour's weight from frame to frame
 _COLOUR = 20.0  # difference, of 0..255, at which a pixel's weight is 1/e
 _PATCH = 5  # pixels over which colours are compared
@@ -39,17 +39,15 @@ class Located(NamedTuple):
 class _Frame:
     """A frame that waits for those after it.
 
-    `weight` is how much its own `probability` counts, `sums` are what it and the frames before it
-    come to: [height, width, 2], weighted probability and weight. `back` is the flow to the frame
-    before, `on` the flow from that one to here, both with how far colours agree.
+    `own` is what it says itself, `sums` what it and the frames before it come to, both [height,
+    width, 2]: weighted probability and weight. `on` is the flow from the frame before to here, with
+    how far colours agree.
     """
 
     located: Located
     colours: np.ndarray
-    probability: np.ndarray
-    weight: float
+    own: np.ndarray
     sums: np.ndarray
-    back: tuple[np.ndarray, np.ndarray] | None = None
     on: tuple[np.ndarray, np.ndarray] | None = None
 
 
@@ -58,7 +56,6 @@ def smooth(
     size: tuple[int, int],
     threshold: float,
     given: Callable[[str, np.ndarray], np.ndarray | None],
-    height: int = HEIGHT,
 ) -> Iterator[Located]:
     """Yields the frames with smoothed probabilities, up to 32 frames later.
 
@@ -69,9 +66,8 @@ def smooth(
         threshold: probability above which a pixel is the object.
         given: returns the mask, 0/1 [height, width], that a frame (name, pixels) was given; None
             where it was given none.
-        height: at which flow and averages are computed, in pixels.
     """
-    smoother = _Smoother(size, threshold, given, min(height, size[0]))
+    smoother = _Smoother(size, threshold, given)
     ahead = frames_ahead(size)
     waiting: list[_Frame] = []
     for frame in located:
@@ -95,9 +91,9 @@ class _Smoother:
         size: tuple[int, int],
         threshold: float,
         given: Callable[[str, np.ndarray], np.ndarray | None],
-        height: int,
     ) -> None:
         self._size, self._threshold, self._given = size, threshold, given
+        height = min(_HEIGHT, size[0])
         self._small = max(1, round(size[1] * height / size[0])), height  # width first, as OpenCV
         self._flow: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
         columns, rows = np.meshgrid(*map(np.arange, self._small))
@@ -116,26 +112,21 @@ class _Smoother:
             weight, whole = 1.0, np.asarray(mask, np.float32)
         probability = self._shrink(whole)
         own = np.dstack((probability, np.ones_like(probability))) * np.float32(weight)
-        frame = _Frame(located, self._shrink(located.image), probability, weight, own)
+        frame = _Frame(located, self._shrink(located.image), own, own)
         if before is not None and min(self._small) >= _LEAST:
-            frame.back = self._agreement(frame.colours, before.colours)
+            back = self._agreement(frame.colours, before.colours)
             frame.on = self._agreement(before.colours, frame.colours)
-            frame.sums = own + self._carry(before.sums, frame.back)
+            frame.sums = own + self._carry(before.sums, back)
         return frame
 
     def finish(self, frames: list[_Frame], count: int) -> Iterator[Located]:
         """Yields the first `count` frames, each averaged with those before and after it."""
         averages: list[np.ndarray] = []
-        after: np.ndarray | None = (
-            None  # what the frames after this one say, where their pixels are
-        )
-        for place in range(len(frames) - 1, -1, -1):
-            frame = frames[place]
+        after: np.ndarray | None = None  # what the frames after this one say of its pixels
+        for frame in reversed(frames):
             sums = frame.sums if after is None else frame.sums + after
             averages.append(sums[..., 0] / sums[..., 1])
-            own = np.dstack((frame.probability, np.ones_like(frame.probability)))
-            own *= np.float32(frame.weight)
-            behind = own if after is None else own + after
+            behind = frame.own if after is None else frame.own + after
             after = None if frame.on is None else self._carry(behind, frame.on)
         for frame, average in zip(frames[:count], reversed(averages), strict=False):
             yield frame.located._replace(predicted=self._enlarge(frame.located, average))
