@@ -26,7 +26,7 @@ from osvos_tf import files, results, runtime
 from osvos_tf.commands import cli, progress_bar, shared_flags
 from osvos_tf.errors import InputError
 from osvos_tf.media.frames import Frames, open_frames
-from osvos_tf.media.masks import check_png, write_mask
+from osvos_tf.media.masks import check_png, read_labels, write_labels, write_mask
 from osvos_tf.network import DEFAULT_THRESHOLD
 from osvos_tf.parallel import parallel_map
 from osvos_tf.segmentation import colours, inference
@@ -174,6 +174,7 @@ def _query(
     """Writes the masks of all frames; returns the frames' names."""
     under_way: collections.deque[list[tuple[str, np.ndarray]]] = collections.deque()
     names = []
+    has_ids = False  # whether there are several objects
 
     def batches() -> Iterator[np.ndarray]:
         for batch in inference.batched(frames, args.batch_size):
@@ -184,18 +185,31 @@ def _query(
         for predicted in parallel_map(
             predict, batches(), workers=args.in_flight, ahead=args.in_flight, wait=False
         ):
-            pairs = zip(under_way.popleft(), predicted[..., 0], strict=True)
-            for (name, frame), result in progress.over(pairs):
-                write_mask(folder / f"{name}.png", _decide(args, frame, result))
+            for (name, frame), result in progress.over(
+                zip(under_way.popleft(), predicted, strict=True)
+            ):
+                mask = _decide(args, frame, result)
+                has_ids |= bool(mask.max() > 1)
+                write = write_labels if has_ids else write_mask
+                write(folder / f"{name}.png", mask)
                 names.append(name)
+    if has_ids:  # so have the frames before the first that shows it
+        for name in names:
+            labels, _ = read_labels(folder / f"{name}.png")
+            write_labels(folder / f"{name}.png", labels)
     return names
 
 
 def _decide(args: flags.FlagValues, frame: np.ndarray, result: np.ndarray) -> np.ndarray:
-    """Returns the mask for what the server answered."""
+    """Returns the mask for what the server answered, [height, width, channels]."""
+    if result.shape[-1] > 1:
+        raise InputError(
+            f"This model knows {result.shape[-1]} objects, and only its masks say their ids: query "
+            "it with --snap=none."
+        )
+    result = result[..., 0]
     if args.snap == "none":
         return result
-
     return inference.to_mask(colours.snap_to_colours(result, frame), args.threshold)
 
 

@@ -1,9 +1,9 @@
-r"""Segments one object through a video: learns it from one mask, then finds it in every frame.
+r"""Segments objects through a video: learns them from one mask, then finds them in every frame.
 
     python -m pipelines.segment --frames=dog.mp4 --mask=dog_first_frame.png --out=results/dog
 
 leaves in the output folder `masks/` (one PNG a frame), `overlay.mp4`, the specialist (the network
-that knows this object: `specialist.keras`, `specialist.json`, `annotations/`) and `run.json`
+that knows them: `specialist.keras`, `specialist.json`, `annotations/`) and `run.json`
 (versions, flags, times, losses, what was found in each frame). The folder appears when all of it is
 there. Until then an earlier result stands; a run that was killed resumes from what it has learned.
 """
@@ -30,7 +30,9 @@ shared_flags.define_paths(
     "mask",
     None,
     "Picture (PNG), or file of labelme, COCO, CVAT or Label Studio, that annotates the first "
-    "frame; NAME:FILE annotates the frame called NAME. Repeatable.",
+    "frame; NAME:FILE annotates the frame called NAME. Repeatable: more frames, or more objects of "
+    "one frame, which are 1, 2 and so on; later ones lie in front. A label map (a PNG with a "
+    "palette) has all objects in one.",
     flag_values=FLAGS,
 )
 shared_flags.define_path(
@@ -43,8 +45,11 @@ shared_flags.define_path(
 shared_flags.define_path(
     "from", None, "The same as --specialist, for corrections.", flag_values=FLAGS
 )
-flags.DEFINE_integer(
-    "object", None, "Object id to take from a palette mask; unset: all.", flag_values=FLAGS
+flags.DEFINE_multi_integer(
+    "object",
+    None,
+    "Id of an object to take from masks that are label maps; unset: all. Repeatable.",
+    flag_values=FLAGS,
 )
 flags.DEFINE_float(
     "mask_threshold",

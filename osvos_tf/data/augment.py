@@ -2,7 +2,7 @@
 
 Images are float32 or uint8 RGB [height, width, 3] in 0..255, masks uint8 [height, width, 1] with
 0 background, 1 object, 255 void. Images are interpolated; masks take the nearest value, so that
-they keep their values. A seed is an integer tensor of shape [2].
+they keep their values; label maps have ids in place of 1. A seed is an integer tensor of shape [2].
 """
 
 import math
@@ -131,8 +131,8 @@ def random_view(
 
 
 def _bounding_box(mask: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns float32 (row, column) of the object's first and last pixels; without one, of all."""
-    inside = tf.equal(mask[..., 0], tf.ones([], mask.dtype))
+    """Returns float32 (row, column) of the objects' first and last pixels; without one, of all."""
+    inside = (mask[..., 0] > 0) & (mask[..., 0] != VOID)
     inside |= ~tf.reduce_any(inside)
     where = tf.cast(tf.where(inside), tf.float32)
     return tf.reduce_min(where, axis=0), tf.reduce_max(where, axis=0)

@@ -1,13 +1,13 @@
 """What is made of segmented frames, kind by kind, while they come: `--save`.
 
-masks/NAME.png           grey, 0 and 255; always
+masks/NAME.png           grey, 0 and 255; of several objects, ids with DAVIS's palette; always
 overlay.mp4              the video with the object tinted, its sound kept
 alpha/NAME.png           16-bit grey: how much of each pixel is the object
 foreground/NAME.png      the object on nothing: RGBA, straight
 foreground.mov           the same as ProRes 4444
 foreground.webm          the same as VP9
 labels/NAME.png          ids with DAVIS's palette
-probabilities/NAME.png   8-bit grey
+probabilities/NAME.png   8-bit grey; of several objects, the highest
 contact_sheet.jpg        frames from the beginning to the end, and the most doubtful ones
 coco.json, cvat.xml      for annotation tools
 """
@@ -27,8 +27,7 @@ from osvos_tf.formats import annotation_writer
 from osvos_tf.media import cutout, visualize
 from osvos_tf.media.frames import Frames
 from osvos_tf.media.images import write_png
-from osvos_tf.media.mask_pictures import davis_palette
-from osvos_tf.media.masks import write_mask, write_probability
+from osvos_tf.media.masks import write_labels, write_mask, write_probability
 from osvos_tf.media.video_writer import PRORES_4444, VP9_ALPHA, Format, write_video
 
 if TYPE_CHECKING:
@@ -59,7 +58,10 @@ Write = Callable[["SegmentedFrame"], None]
 
 
 def _write_mask(path: pathlib.Path, frame: "SegmentedFrame") -> None:
-    write_mask(path, (frame.mask > 0).astype(np.uint8))
+    if len(frame.probability) > 1:
+        write_labels(path, frame.mask)
+    else:
+        write_mask(path, (frame.mask > 0).astype(np.uint8))
 
 
 def _write_probability(path: pathlib.Path, frame: "SegmentedFrame") -> None:
@@ -76,11 +78,7 @@ def _write_foreground(path: pathlib.Path, frame: "SegmentedFrame") -> None:
 
 
 def _write_labels(path: pathlib.Path, frame: "SegmentedFrame") -> None:
-    image = Image.fromarray(frame.mask).convert("L")
-    labels = Image.frombytes("P", image.size, image.tobytes())
-    labels.putpalette(davis_palette())
-    with files.atomic_path(path) as temporary:
-        labels.save(temporary, "PNG")
+    write_labels(path, frame.mask)
 
 
 def _cut_out(frame: "SegmentedFrame") -> np.ndarray:
@@ -88,13 +86,18 @@ def _cut_out(frame: "SegmentedFrame") -> np.ndarray:
     return cutout.foreground(frame.image, cutout.soft_alpha(frame.image, frame.mask))
 
 
+def _tinted(frame: "SegmentedFrame") -> np.ndarray:
+    """Returns the frame with its objects tinted, uint8 RGB [height, width, 3]."""
+    if len(frame.probability) > 1:
+        return visualize.overlay_objects(frame.image, frame.mask)
+    return visualize.overlay(frame.image, frame.mask > 0)
+
+
 @contextlib.contextmanager
 def _overlay(path: pathlib.Path, place: Place) -> Iterator[Write]:
     frames = place.frames
     with write_video(path, frames.size, frames.fps, sound=frames.sound) as video:
-        yield lambda frame: video.write(
-            visualize.overlay(frame.image, frame.mask > 0), frames.time(frame.name)
-        )
+        yield lambda frame: video.write(_tinted(frame), frames.time(frame.name))
 
 
 @contextlib.contextmanager
@@ -114,7 +117,7 @@ def _contact_sheet(path: pathlib.Path, place: Place) -> Iterator[Write]:
             spread.skip()
             doubtful.skip()
             return
-        picture = visualize.overlay(frame.image, frame.mask > 0)
+        picture = _tinted(frame)
         width = min(_THUMBNAIL, picture.shape[1])
         height = max(1, round(picture.shape[0] * width / picture.shape[1]))
         small = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from osvos_tf.media.masks import VOID
 from osvos_tf.segmentation.annotations import Annotation
 
 Found = Mapping[str, Mapping[str, Any]]
@@ -13,27 +14,93 @@ _COLLAPSED = 0.1  # part of the smallest given mask below which a mask is worth 
 _SURE = 0.8  # confidence from which a frame is not worth one
 _APART = 5  # frames: of those that are closer, one is named
 _MOST = 3
+_FITS = 0.5  # overlap of what is found in an annotated frame with its mask, from which they agree
+
+
+def of_frame(
+    mask: np.ndarray, confidence: Mapping[int, float], fit: float | None
+) -> dict[str, Any]:
+    """Returns what a record says of a frame.
+
+    Args:
+        mask: uint8 [height, width]: 0, or an object's id.
+        confidence: of each object, see `SegmentedFrame`.
+        fit: see `SegmentedFrame`.
+
+    Returns:
+        `area`, pixels, and `confidence`, the least; of several objects the same for each in
+        `objects`, by id; `fit` where there is one.
+    """
+    said: dict[str, Any] = {
+        "area": int(np.count_nonzero(mask)),
+        "confidence": round(min(confidence.values()), 4),
+    }
+    if len(confidence) > 1:
+        said["objects"] = {
+            str(id_): {
+                "area": int(np.count_nonzero(mask == id_)),
+                "confidence": round(value, 4),
+            }
+            for id_, value in confidence.items()
+        }
+    if fit is not None:
+        said["fit"] = round(fit, 4)
+    return said
 
 
 def lost(found: Found, given: tuple[Annotation, ...]) -> list[str]:
-    """Says in which frames the object seems lost.
+    """Says in which frames an object seems lost.
 
     Args:
-        found: frame -> its `area` in pixels and its `confidence`, in order.
-        given: the annotated frames; their masks tell how large the object is.
+        found: frame -> what `of_frame` says, in order.
+        given: the annotated frames; their masks tell how large the objects are.
     """
-    areas = [int(np.count_nonzero(known.mask == 1)) for known in given]
+    ids = next(iter(found.values()), {}).get("objects")
+    if ids is None:
+        areas = [int(np.count_nonzero((known.mask > 0) & (known.mask < VOID))) for known in given]
+        return _lost(found, areas, "object", "Next to nothing")
+    remarks = []
+    for id_ in ids:
+        alone = {name: frame["objects"][id_] for name, frame in found.items()}
+        areas = [int(np.count_nonzero(known.mask == int(id_))) for known in given]
+        what = f"object {id_}"
+        remarks += _lost(
+            alone, [area for area in areas if area], what, f"Next to nothing of {what}"
+        )
+    return remarks
+
+
+def _lost(found: Found, areas: list[int], what: str, little: str) -> list[str]:
     least = _COLLAPSED * min(areas, default=0)
     empty = [name for name, frame in found.items() if not frame["area"]]
     small = [name for name, frame in found.items() if 0 < frame["area"] < least]
-    remarks = []
-    for names, what in ((empty, "No object was found"), (small, "Next to nothing was found")):
-        if names:
-            remarks.append(
-                f"{what} in {len(names)} of {len(found)} frames: {', '.join(_runs(names, found))}. "
-                "If it is there, correct one of these masks and give it as well."
-            )
-    return remarks
+    return [
+        f"{said} was found in {len(names)} of {len(found)} frames: "
+        f"{', '.join(_runs(names, found))}. If it is there, correct one of these masks and give it "
+        "as well."
+        for names, said in ((empty, f"No {what}"), (small, little))
+        if names
+    ]
+
+
+def unlike(found: Found, given: int) -> list[str]:
+    """Says in which annotated frames other things are found than were given.
+
+    Args:
+        found: see `lost`.
+        given: number of annotated frames that were learned from.
+    """
+    why = (
+        "Do its objects have the numbers that they have elsewhere?"
+        if given > 1
+        else ("Too few updates, or an object of which too little is to be seen?")
+    )
+    return [
+        f"Frame {name}: what is found there agrees by {frame['fit']:.0%} with the mask that was "
+        f"given. {why}"
+        for name, frame in found.items()
+        if frame.get("fit", 1) < _FITS
+    ]
 
 
 def _runs(names: list[str], found: Mapping[str, Any], most: int = 5) -> Iterator[str]:

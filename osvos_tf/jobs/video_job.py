@@ -1,6 +1,6 @@
 """One video from its frames and masks to a folder of results, as `segment` and workers make it.
 
-OUT/masks/00000.png       one PNG a frame, 0 and 255
+OUT/masks/00000.png       one PNG a frame, 0 and 255, or ids of several objects
 OUT/overlay.mp4           and what else `outputs` makes
 OUT/specialist.keras, specialist.json, annotations/   see `specialist`
 OUT/run.json              the record
@@ -22,6 +22,7 @@ from osvos_tf.jobs import identity, outputs, remarks
 from osvos_tf.jobs.outputs import MASKS
 from osvos_tf.media.frames import Frames, open_frames
 from osvos_tf.media.images import open_image
+from osvos_tf.media.mask_pictures import davis_palette
 from osvos_tf.media.masks import check_png
 from osvos_tf.network.parents import PARENTS
 from osvos_tf.parallel import parallel_map
@@ -46,7 +47,8 @@ class VideoJob:
 
     Attributes:
         frames: folder of images, or a video file.
-        masks: annotations, each a PNG's path for the first frame or `NAME:PNG` for another.
+        masks: annotations, each a PNG's path for the first frame or `NAME:PNG` for another. Several
+            of one frame are a mask an object.
         out: the folder of results.
         learn: how the object is learned.
         segment: how it is found.
@@ -98,6 +100,7 @@ class VideoJob:
         """
         learn = dataclasses.asdict(self.learn)
         parent = self.learn.parent
+        learn["object"] = self.learn.object and list(self.learn.object)  # as JSON has it
         learn["parent"] = identity.of_file(PARENTS.get(parent, pathlib.Path(parent)))
         segment = dataclasses.asdict(self.segment)
         segment["contour"] = self.segment.contour and identity.of_file(self.segment.contour)
@@ -174,7 +177,7 @@ def run(
     frames.check()
     given = _annotations(job, frames)
     work = job.work()
-    _check_place(job, work, given)
+    _check_place(job, work, frames)
     if job.find_fault() is None:
         return results.read_record(job.out) or {}
 
@@ -234,7 +237,10 @@ def _record(
         "size": list(frames.size),
         "seconds": {"training": specialist.seconds, "inference": round(seconds, 3)},
         "found": found,
-        "remarks": remarks.lost(found, specialist.annotations),
+        "remarks": [
+            *remarks.lost(found, specialist.annotations),
+            *remarks.unlike(found, len(specialist.annotations)),
+        ],
         "doubtful": remarks.doubtful(found),
         "damage": frames.damage(),
     }
@@ -250,24 +256,30 @@ def _describe(specialist: "Specialist") -> dict[str, Any]:
 
 
 def _annotations(job: VideoJob, frames: Frames) -> tuple[Annotation, ...]:
-    """Reads the masks; InputError where two annotate one frame, or there should be one."""
+    """Reads the masks; InputError where there should be one."""
     if not job.masks:
         if job.specialist is None:
             raise InputError(
                 "Wanted a `mask` to learn the object from, or a `specialist` that knows it already."
             )
         return ()
-    masks: dict[int | str, annotations.Mask] = {}
-    for value in job.masks:
-        name, path = split_mask(value)
-        key = frames.find(0 if name is None else name)
-        if key in masks:
-            raise InputError(f"Two masks annotate frame {key!r}. Give each frame one.")
-        masks[key] = path
+    paths = masks_by_frame(job, frames)
+    masks: dict[int | str, annotations.Masks] = {
+        name: found if len(found) > 1 else found[0] for name, found in paths.items()
+    }
     return annotations.read_annotations(frames, masks, job.learn.object, job.learn.mask_threshold)
 
 
-def _check_place(job: VideoJob, work: Mapping[str, Any], given: tuple[Annotation, ...]) -> None:
+def masks_by_frame(job: VideoJob, frames: Frames) -> dict[str, list[annotations.Mask]]:
+    """Returns name of a frame -> paths of its masks."""
+    paths: dict[str, list[annotations.Mask]] = {}
+    for value in job.masks:
+        name, path = split_mask(value)
+        paths.setdefault(frames.find(0 if name is None else name), []).append(path)
+    return paths
+
+
+def _check_place(job: VideoJob, work: Mapping[str, Any], frames: Frames) -> None:
     """Raises InputError where results cannot be made in `out`.
 
     A mask that was corrected where an earlier run wrote it may stay there: it comes back byte for
@@ -277,17 +289,21 @@ def _check_place(job: VideoJob, work: Mapping[str, Any], given: tuple[Annotation
     if job.specialist and os.path.realpath(job.specialist) != os.path.realpath(job.out):
         networks.append(job.specialist)  # in its own place it is read before it is replaced
     inputs = [job.frames, *(path for path in networks if os.path.exists(path))]
-    for value, known in zip(job.masks, given, strict=True):
-        path = split_mask(value)[1]
-        own_place = pathlib.Path(job.out, MASKS, f"{known.name}.png")
-        if os.path.realpath(path) != os.path.realpath(own_place) or not _is_written_so(path):
-            inputs.append(path)
+    for name, paths in masks_by_frame(job, frames).items():
+        own_place = os.path.realpath(pathlib.Path(job.out, MASKS, f"{name}.png"))
+        inputs += [
+            path
+            for path in map(str, paths)
+            if os.path.realpath(path) != own_place or not _is_written_so(path)
+        ]
     results.require_place(job.out, work, overwrite=job.overwrite, inputs=inputs)
 
 
 def _is_written_so(path: str) -> bool:
-    """Returns whether a mask's file is as `masks.write_mask` writes it: grey, 0 and 255."""
+    """Returns whether a mask's file is as results have it: grey, 0 and 255, or with a palette."""
     with open_image(path) as image:
+        if image.mode == "P":
+            return image.getpalette() == davis_palette()
         return image.mode == "L" and set(np.unique(np.asarray(image)).tolist()) <= {0, 255}
 
 
@@ -338,10 +354,7 @@ def _write_frames(
             write(frame)
             if frame.name in kept:
                 shutil.copyfile(kept[frame.name], folder / MASKS / f"{frame.name}.png")
-            return frame.name, {
-                "area": int(np.count_nonzero(frame.mask)),
-                "confidence": round(min(frame.confidence.values()), 4),
-            }
+            return frame.name, remarks.of_frame(frame.mask, frame.confidence, frame.fit)
 
         segmented = specialist.segment(frames, options=job.segment, on_progress=on_progress)
         return dict(parallel_map(write_all, segmented, ahead=1))

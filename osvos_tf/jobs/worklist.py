@@ -124,7 +124,7 @@ def _parse(line: str, root: pathlib.Path, place: str) -> Item:
         masks.append(str(root / mask) if frame is None else f"{frame}:{root / mask}")
     frames = root / given
     if name is None:
-        name = frames.name if frames.is_dir() else frames.stem
+        name = frames.name if os.path.isdir(frames) else frames.stem
     return Item(name, str(frames), tuple(masks))
 
 
@@ -132,7 +132,7 @@ def _split(word: str, root: pathlib.Path) -> tuple[str | None, str]:
     """Returns name and path of `NAME:PATH`; the name is None where there is only a path."""
     name, _, path = word.rpartition(":")
     # A plain path may hold a colon itself.
-    return (name, path) if name and not (root / word).exists() else (None, word)
+    return (name, path) if name and not os.path.exists(root / word) else (None, word)
 
 
 def _check(items: Sequence[Item], source: str) -> tuple[Item, ...]:

@@ -1,18 +1,28 @@
 """Masks as files: reading what a person sees in them, writing 0 and 255."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image
 
+from osvos_tf import files
 from osvos_tf.errors import InputError
 from osvos_tf.formats import annotations
 from osvos_tf.media.images import describe_size, open_image, reading, require_pixels, write_png
-from osvos_tf.media.mask_pictures import VOID, describe_values, labels_of
+from osvos_tf.media.mask_pictures import VOID, davis_palette, describe_values, labels_of
 from osvos_tf.media.sequence import number_in
 
-__all__ = ["VOID", "check_png", "read_mask", "write_mask", "write_probability"]
+__all__ = [
+    "VOID",
+    "check_png",
+    "read_labels",
+    "read_mask",
+    "write_labels",
+    "write_mask",
+    "write_probability",
+]
 
 _LOSSY = ("JPEG", "MPO", "AVIF")  # formats that change a picture's values
 
@@ -25,7 +35,35 @@ def read_mask(
     threshold: float | None = None,
     frame: str | None = None,
 ) -> np.ndarray:
-    """Reads an annotation: which pixels are the object.
+    """Reads an annotation: which pixels are the object. See `read_labels`.
+
+    Args:
+        source: path, image, or array.
+        object_id: take only this object of a label map; None takes every object together.
+        picked_by: see `read_labels`.
+        threshold: see `read_labels`.
+        frame: see `read_labels`.
+
+    Returns:
+        uint8 [height, width]: 0 background, 1 object, 255 void. There may be no object in it.
+
+    Raises:
+        InputError: see `read_labels`.
+    """
+    picked = None if object_id is None else (object_id,)
+    labels, _ = read_labels(source, picked, picked_by=picked_by, threshold=threshold, frame=frame)
+    return np.where(labels == VOID, VOID, labels > 0).astype(np.uint8)
+
+
+def read_labels(
+    source: "str | os.PathLike[str] | Image.Image | np.ndarray",
+    picked: Sequence[int] | None = None,
+    *,
+    picked_by: str | None = None,
+    threshold: float | None = None,
+    frame: str | None = None,
+) -> tuple[np.ndarray, bool]:
+    """Reads an annotation: which pixels are which object.
 
     A person's eye decides, see `mask_pictures`:
       * grey with the values {0, 1} or {0, 255} ({0, 65535} in 16 bits): the larger is the object;
@@ -37,18 +75,18 @@ def read_mask(
 
     Args:
         source: path, image, or array.
-        object_id: take only this object of a label map; a grey picture may then hold ids as well.
-            None takes every object together.
-        picked_by: how a message should refer to `object_id`; None: the user cannot pick.
+        picked: take only these objects; a grey picture may then hold ids as well.
+        picked_by: how a message should refer to `picked`; None: the user cannot pick.
         threshold: takes pictures with shades, also JPEG: the object is where their alpha or their
             brightness is above this part of its range, 0..1.
         frame: name of the frame that is annotated, where a tool's file has many.
 
     Returns:
-        uint8 [height, width]: 0 background, 1 object, 255 void. There may be no object in it.
+        uint8 [height, width]: 0 background, 255 void, else an id, and True; or, where the mask is
+        plain and has no ids, 1 for the object, and False.
 
     Raises:
-        InputError: the file cannot be read, is not such a mask, or has no object `object_id`.
+        InputError: the file cannot be read, is not such a mask, or lacks a picked object.
     """
     if isinstance(source, Image.Image):
         place = "the image"
@@ -60,10 +98,10 @@ def read_mask(
     else:
         place = "the array"
         labels, has_ids = _array_labels(np.asarray(source), place)
-    if object_id is not None:
-        return _select_object(labels, object_id, has_ids, place, picked_by)
+    if picked is not None:
+        return _select_objects(labels, picked, has_ids, place, picked_by), True
     if has_ids:
-        return np.where(labels == VOID, VOID, labels > 0).astype(np.uint8)
+        return labels, True
     top = labels.max()
     if top not in (0, 1, 255, 65535) or ((labels > 0) & (labels < top)).any():
         pick = f"; if they are object ids, pick one by {picked_by}" if picked_by else ""
@@ -72,7 +110,7 @@ def read_mask(
             f"{describe_values(np.unique(labels))}. If these are shades, save it without "
             f"smoothing, or give `mask_threshold`: what is brighter is the object{pick}."
         )
-    return (labels > 0).astype(np.uint8)
+    return (labels > 0).astype(np.uint8), False
 
 
 def object_ids(path: str | os.PathLike[str]) -> list[int]:
@@ -81,21 +119,21 @@ def object_ids(path: str | os.PathLike[str]) -> list[int]:
     return sorted(set(np.unique(labels).tolist()) - {0, VOID}) if has_ids else []
 
 
-def _select_object(
-    labels: np.ndarray, object_id: int, has_ids: bool, place: str, picked_by: str | None
+def _select_objects(
+    labels: np.ndarray, picked: Sequence[int], has_ids: bool, place: str, picked_by: str | None
 ) -> np.ndarray:
-    """Returns the mask of one id of a label map [height, width], as `read_mask` does."""
+    """Returns a label map [height, width] of a few ids of another, as `read_labels` does."""
     no_object = {0, VOID} if has_ids else {0}
     ids = sorted(set(np.unique(labels).tolist()) - no_object)
-    if object_id not in ids:
-        raise InputError(
-            f"Wanted object {object_id} in {place}, but the object ids there are "
-            f"{describe_values(ids) if ids else 'none'}. Pick one of them by {picked_by}."
-        )
-    mask = (labels == object_id).astype(np.uint8)
-    if object_id != VOID:
-        mask[labels == VOID] = VOID
-    return mask
+    for object_id in picked:
+        if object_id >= VOID:
+            raise InputError(f"Object ids go from 1 to {VOID - 1}. Got {object_id}.")
+        if object_id not in ids:
+            raise InputError(
+                f"Wanted object {object_id} in {place}, but the object ids there are "
+                f"{describe_values(ids) if ids else 'none'}. Pick one of them by {picked_by}."
+            )
+    return np.where(np.isin(labels, [*picked, VOID]), labels, 0).astype(np.uint8)
 
 
 def _read_labels(path: Path, threshold: float | None, frame: str | None) -> tuple[np.ndarray, bool]:
@@ -188,6 +226,22 @@ def _array_labels(array: np.ndarray, place: str) -> tuple[np.ndarray, bool]:
 
 def _capital(place: str) -> str:
     return place[0].upper() + place[1:]
+
+
+def write_labels(path: str | os.PathLike[str], labels: np.ndarray) -> None:
+    """Writes a label map as PNG with DAVIS's palette, whole or not at all.
+
+    Args:
+        path: the file; its folder must exist.
+        labels: uint8 [height, width].
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    image = Image.frombytes("P", labels.shape[::-1], np.ascontiguousarray(labels).tobytes())
+    image.putpalette(davis_palette())
+    with files.atomic_path(path) as temporary:
+        image.save(temporary, "PNG")
 
 
 def write_mask(path: str | os.PathLike, mask: np.ndarray) -> None:

@@ -11,6 +11,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from osvos_tf.media.mask_pictures import davis_palette
+
 OBJECT = (213, 94, 0)  # vermilion
 AGREEMENT = (0, 158, 115)  # bluish green: in the mask and in the truth
 ONLY_MASK = (230, 159, 0)  # orange: in the mask, not in the truth
@@ -59,6 +61,22 @@ def overlay(
     part[_grow(inside, unit, cv2.dilate) & ~inside] = _INK
     picture[around] = part
     return picture
+
+
+def overlay_objects(frame: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Does what `overlay` does for each object of a label map, in the colours of DAVIS's palette.
+
+    Args:
+        frame: uint8 RGB [height, width, 3].
+        labels: uint8 [height, width]: 0 background, ids.
+
+    Returns:
+        uint8 RGB [height, width, 3].
+    """
+    colours = np.reshape(davis_palette(), (-1, 3)).tolist()
+    for number in np.unique(labels[labels > 0]).tolist():
+        frame = overlay(frame, labels == number, tuple(colours[number]))
+    return frame
 
 
 def difference(frame: np.ndarray, mask: np.ndarray, truth: np.ndarray) -> np.ndarray:

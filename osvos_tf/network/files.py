@@ -17,7 +17,7 @@ import tensorflow as tf
 from osvos_tf.errors import InputError
 from osvos_tf.files import atomic_path
 from osvos_tf.network import keras_file
-from osvos_tf.network.model import OUTPUTS, VGG_BLOCKS, Seeds, build_graph
+from osvos_tf.network.model import FROM_FILE, OUTPUTS, VGG_BLOCKS, Seeds, build_graph
 
 # Keras 2, once it has saved in a thread, writes the next `.keras` there as HDF5 unless told not to.
 _KERAS2_SAVE_OPTIONS = {"save_format": "keras_v3"} if keras.__version__ < "3" else {}
@@ -27,8 +27,6 @@ _COMPARED_SETTINGS = (
     "use_bias", "pool_size", "stride", "scale", "working_height", "crop",
 )  # fmt: skip
 _WEIGHTS, _METADATA = "model.weights.h5", "metadata.json"  # in a .keras file
-# Initial values of layers whose weights come from a file.
-_FROM_FILE = dict.fromkeys(("trunk", "side", "score"), "zeros")
 _PROBE_SIZE = (17, 19)  # height and width of the frame that a loaded network must take
 
 
@@ -128,7 +126,8 @@ def load_model(path: str | os.PathLike[str]) -> keras.Model:
     except Exception as error:  # a graph that does not fit together fails anywhere inside Keras
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path} cannot be loaded as a Keras model: {reason}") from error
-    if shapes != dict.fromkeys(OUTPUTS, (1, *_PROBE_SIZE, 1)):
+    objects = next(iter(shapes.values()), (0,))[-1]
+    if shapes != dict.fromkeys(OUTPUTS, (1, *_PROBE_SIZE, objects)):
         raise InputError(
             f"{path} is a Keras model, but not an OSVOS network: wanted the outputs "
             f"{', '.join(OUTPUTS)} of a frame's size, got {shapes}."
@@ -157,11 +156,11 @@ def _rebuild(path: pathlib.Path) -> keras.Model | None:
         channels = [
             found[f"block{stage}_conv1"]["filters"] for stage, _ in enumerate(VGG_BLOCKS, start=1)
         ]
-        settings = {**_FROM_FILE, "scale": found["preprocess"]["scale"]}
-        crop = found["fused"]["crop"]
+        settings = {**FROM_FILE, "scale": found["preprocess"]["scale"]}
+        crop, objects = found["fused"]["crop"], found["fused"].get("objects", 1)
     except KeyError:
         return None
-    network = build_graph(config["name"], crop, channels, settings, Seeds(None))
+    network = build_graph(config["name"], crop, channels, settings, Seeds(None), objects=objects)
     network.get_layer("preprocess").working_height = found["preprocess"]["working_height"]
     if _describe(config) != _describe(json.loads(network.to_json())["config"]):
         return None

@@ -21,6 +21,7 @@ from osvos_tf.errors import InputError
 MEMBERS = {"metadata.json": 2**16, "config.json": 2**20, "model.weights.h5": 2**31}
 MAX_WEIGHTS = 2**29  # numbers
 MAX_HEIGHT = 2**13  # pixels of `working_height`
+MAX_OBJECTS = 254  # ids of a mask but for 0, background, and 255, void
 
 _OURS = ("osvos_tf.network.layers", "osvos_tf.layers")  # the latter up to version 0.1
 _KERAS_LAYERS, _INITIALISERS = ("keras.layers",), ("keras.initializers",)
@@ -142,8 +143,9 @@ def _check_origin(value: dict[str, Any], modules: Sequence[str | None]) -> None:
 def _check_values(class_name: str, values: Mapping[str, Any]) -> None:
     """Rejects settings that would make a huge array, or that our code does not expect."""
     for key, is_good in _SETTINGS.get(class_name, {}).items():
-        if not is_good(values[key]):
-            raise _Refused(f"{key} of a {class_name} is {values[key]!r}")
+        value = values[key] if key in values else _SILENT[key]
+        if not is_good(value):
+            raise _Refused(f"{key} of a {class_name} is {value!r}")
 
 
 def _is_whole(value: Any, most: int) -> bool:
@@ -174,8 +176,13 @@ _SETTINGS: dict[str, dict[str, Callable[[Any], bool]]] = {
     },
     "MaxPooling2D": {"pool_size": _is_one_of([2, 2]), "strides": _is_one_of([2, 2])},
     "Upsample": {"stride": _is_one_of(2, 4, 8, 16)},
-    "Fuse": {"strides": _is_one_of([2, 4, 8, 16])},
+    "Fuse": {
+        "strides": _is_one_of([2, 4, 8, 16]),
+        "objects": lambda value: _is_whole(value, MAX_OBJECTS),
+    },
 }
+# What files of before an argument was there do not say.
+_SILENT = {"objects": 1}
 
 
 def _check_weights(file: h5py.File) -> None:

@@ -168,13 +168,14 @@ class ResizeLike(keras.layers.Layer):
 
 @register
 class Fuse(keras.layers.Layer):
-    """The 1x1 convolution over all upsampled side features (64 -> 1), run before the upsampling.
+    """The 1x1 convolution over all upsampled side features, run before the upsampling.
 
-    A 1x1 convolution and a per-channel upsampling are both linear and commute, so each side's 16
-    channels are reduced to one first: the same function at a sixteenth of the memory.
+    It makes one channel of 64, or one for each of several objects. A 1x1 convolution and a
+    per-channel upsampling are both linear and commute, so each side's 16 channels are reduced
+    first: the same function at a sixteenth of the memory.
 
     Called with `[features of side 2, ..., features of side 5, image]`; returns float32 logits
-    [batch, height, width, 1].
+    [batch, height, width, objects].
     """
 
     def __init__(
@@ -182,20 +183,22 @@ class Fuse(keras.layers.Layer):
         strides: Iterable[int],
         crop: str = "aligned",
         kernel_initializer: str | dict[str, Any] | keras.initializers.Initializer = "zeros",
+        objects: int = 1,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.strides = tuple(strides)
         self.crop = check_crop(crop)
+        self.objects = objects
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
 
     def build(self, input_shape: Sequence[Shape]) -> None:
         """One kernel for all sides, in order 2, 3, 4, 5, as the authors' weights have it."""
         channels = sum(shape[-1] for shape in input_shape[:-1])
         self.kernel = self.add_weight(
-            name="kernel", shape=(1, 1, channels, 1), initializer=self.kernel_initializer
+            name="kernel", shape=(1, 1, channels, self.objects), initializer=self.kernel_initializer
         )
-        self.bias = self.add_weight(name="bias", shape=(1,), initializer="zeros")
+        self.bias = self.add_weight(name="bias", shape=(self.objects,), initializer="zeros")
         self.built = True
 
     def call(self, inputs: Sequence[tf.Tensor]) -> tf.Tensor:
@@ -210,8 +213,8 @@ class Fuse(keras.layers.Layer):
         return fused
 
     def compute_output_shape(self, input_shape: Sequence[Shape]) -> Shape:
-        """The image's height and width, one channel."""
-        return (*input_shape[-1][:3], 1)
+        """The image's height and width, a channel an object."""
+        return (*input_shape[-1][:3], self.objects)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
@@ -220,4 +223,5 @@ class Fuse(keras.layers.Layer):
             "strides": self.strides,
             "crop": self.crop,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "objects": self.objects,
         }

@@ -21,6 +21,7 @@ from osvos_tf.network import layers
 VGG_BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
 SIDES = {"side2": 2, "side3": 4, "side4": 8, "side5": 16}  # side output -> stride of its map
 OUTPUTS = (*SIDES, "fused")
+HEADS = (*(f"score_{side}" for side in SIDES), "fused")  # layers with a channel an object
 SIDE_CHANNELS = 16
 _FIXED = {"data_format": "channels_last", "dtype": "float32"}  # whatever keras.json says
 
@@ -30,6 +31,8 @@ INITIALISERS: dict[str, dict[str, Any]] = {
     "imagenet": {"trunk": "he_normal", "side": 0.001, "score": 0.001, "scale": 1.0},
     "scratch": {"trunk": "he_normal", "side": "he_normal", "score": 0.05, "scale": 1 / 64},
 }
+# Initial values of layers whose weights are given.
+FROM_FILE = dict.fromkeys(("trunk", "side", "score"), "zeros")
 
 
 def build_foreground(
@@ -141,8 +144,8 @@ def build_two_stream(
 
     Returns:
         A functional `keras.Model`: uint8 or float RGB [batch, height, width, 3] to a dict of
-        float32 probabilities [batch, height, width, 1]: `probabilities` (of the object) and
-        `contours`.
+        float32 probabilities: `probabilities` [batch, height, width, objects] and `contours`
+        [batch, height, width, 1].
     """
     images = keras.Input((None, None, 3), dtype="float32", name="images")
     streams = {"probabilities": foreground, "contours": contour}
@@ -151,6 +154,38 @@ def build_two_stream(
         for name, network in streams.items()
     }
     return keras.Model(images, outputs, name="two_stream")
+
+
+def with_objects(network: keras.Model, count: int) -> keras.Model:
+    """Returns a copy of a network of one object that has an output for each of several.
+
+    All share the trunk and its side features; each has its own scores, which begin as those of the
+    one.
+
+    Args:
+        network: a foreground network of one object, a parent as a rule.
+        count: of objects.
+
+    Returns:
+        A foreground network whose outputs are float32 [batch, height, width, count].
+    """
+    channels = [network.get_layer(f"block{n}_conv1").filters for n in range(1, len(VGG_BLOCKS) + 1)]
+    before = network.get_layer("preprocess")
+    settings = {**FROM_FILE, "scale": before.scale}
+    crop = network.get_layer("fused").crop
+    wider = build_graph(network.name, crop, channels, settings, Seeds(None), objects=count)
+    wider.get_layer("preprocess").working_height = before.working_height
+    for layer in network.layers:
+        weights = layer.get_weights()
+        if layer.name in HEADS:
+            weights = [np.repeat(array, count, axis=-1) for array in weights]
+        wider.get_layer(layer.name).set_weights(weights)
+    return wider
+
+
+def objects_of(network: keras.Model) -> int:
+    """Returns how many objects a network tells apart."""
+    return network.get_layer("fused").objects
 
 
 def any_size(predictor: keras.Model) -> Callable[[Any], Any]:
@@ -227,7 +262,13 @@ def _build(
 
 
 def build_graph(
-    name: str, crop: str, channels: list[int], settings: dict[str, Any], seeds: "Seeds"
+    name: str,
+    crop: str,
+    channels: list[int],
+    settings: dict[str, Any],
+    seeds: "Seeds",
+    *,
+    objects: int = 1,
 ) -> keras.Model:
     """Returns the graph of both networks.
 
@@ -237,6 +278,7 @@ def build_graph(
         channels: of each block of the trunk.
         settings: one of `INITIALISERS`, with the `scale` of colours.
         seeds: for the initial values.
+        objects: that are told apart, each by a channel of the outputs.
     """
     images = keras.Input((None, None, 3), dtype="float32", name="images")
     x = layers.Preprocess(settings["scale"], name="preprocess", dtype="float32")(images)
@@ -266,16 +308,22 @@ def build_graph(
                     name=f"prep_side{block}",
                 )(x)
             )
-    return keras.Model(images, _heads(images, sides, crop, settings, seeds), name=name)
+    heads = _heads(images, sides, crop, settings, seeds, objects)
+    return keras.Model(images, heads, name=name)
 
 
 def _heads(
-    images: Any, sides: list[Any], crop: str, settings: dict[str, Any], seeds: "Seeds"
+    images: Any,
+    sides: list[Any],
+    crop: str,
+    settings: dict[str, Any],
+    seeds: "Seeds",
+    objects: int,
 ) -> dict[str, Any]:
     outputs = {}
     for (side, stride), features in zip(SIDES.items(), sides, strict=True):
         score = keras.layers.Conv2D(
-            1,
+            objects,
             1,
             **_FIXED,
             kernel_initializer=seeds.initialiser(settings["score"]),
@@ -286,6 +334,7 @@ def _heads(
         SIDES.values(),
         crop,
         kernel_initializer=seeds.initialiser(settings["score"]),
+        objects=objects,
         dtype="float32",
         name="fused",
     )([*sides, images])

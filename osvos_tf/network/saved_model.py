@@ -4,7 +4,7 @@ import os
 import pathlib
 import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,6 +39,7 @@ def export_saved_model(
     *,
     contour: "keras.Model | None" = None,
     threshold: float = DEFAULT_THRESHOLD,
+    ids: Sequence[int] | None = None,
     version: int | None = None,
 ) -> pathlib.Path:
     """Writes a network as the next version of a served model, whole or not at all.
@@ -46,10 +47,12 @@ def export_saved_model(
     The SavedModel has two signatures, each for any frame size and any number of frames:
 
       * `serving_default`: `images` uint8 RGB [batch, height, width, 3] -> `probabilities` float32
-        and `masks` uint8 0/1, both [batch, height, width, 1]; with a contour network also
-        `contours` float32 of that shape, the probability of an edge.
+        [batch, height, width, objects] and `masks` uint8 [batch, height, width, 1], 0 and 1, or the
+        ids of several objects; with a contour network also `contours` float32 of that shape, the
+        probability of an edge.
       * `encoded`: `image_bytes` string [batch], JPEG or PNG, all of one size -> `mask_bytes` string
-        [batch], PNG 0/255. Decoding is exact (as Pillow's), an EXIF orientation is not applied.
+        [batch], grey PNG of 0 and 255, or the ids of several objects. Decoding is exact (as
+        Pillow's), an EXIF orientation is not applied.
 
     What lies beside the model's folder is brought up to date, see `model_store`.
 
@@ -59,6 +62,8 @@ def export_saved_model(
         contour: a contour network, which makes the export two-stream. Masks stay the foreground's:
             snapping is not part of the SavedModel.
         threshold: a pixel is object where its probability is above this.
+        ids: of the objects, in order of the network's channels; None: 1, 2 and so on. A single
+            object is 1 in any case.
         version: its number; None takes the next free one.
 
     Returns:
@@ -80,7 +85,9 @@ def export_saved_model(
     files.remove_leftovers(folder, older_than=_ABANDONED)
     temporary = folder / f".{secrets.token_hex(4)}.new"  # no number, so no server loads it
     try:
-        _save(_signatures(*predictors, threshold=threshold), temporary)
+        count = model.objects_of(network)
+        ids = ids if ids and count > 1 else range(1, count + 1)
+        _save(_signatures(*predictors, threshold=threshold, ids=ids), temporary)
         _write_warmup(temporary / WARMUP_FILE, folder.name)
         files.flush_to_disk_all(temporary)
         path = publish(temporary, folder, version)
@@ -96,7 +103,11 @@ def export_saved_model(
 
 
 def _signatures(
-    predictor: "keras.Model", contour_predictor: "keras.Model | None" = None, *, threshold: float
+    predictor: "keras.Model",
+    contour_predictor: "keras.Model | None" = None,
+    *,
+    threshold: float,
+    ids: Sequence[int],
 ) -> dict[str, tf.types.experimental.GenericFunction]:
     """Returns the SavedModel's functions by signature name."""
 
@@ -108,7 +119,7 @@ def _signatures(
         probabilities = predictor(images, training=False)[:count]
         outputs = {
             "probabilities": probabilities,
-            "masks": tf.cast(probabilities > threshold, tf.uint8),
+            "masks": _masks(probabilities, threshold, ids),
         }
         if contour_predictor is not None:
             outputs["contours"] = contour_predictor(images, training=False)[:count]
@@ -117,9 +128,18 @@ def _signatures(
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
     def encoded(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         masks = serving_default(_decode(image_bytes))["masks"]
-        return {"mask_bytes": tf.io.encode_png(masks * 255)}
+        return {"mask_bytes": tf.io.encode_png(masks * 255 if len(ids) == 1 else masks)}
 
     return {DEFAULT_SIGNATURE: serving_default, ENCODED_SIGNATURE: encoded}
+
+
+def _masks(probabilities: tf.Tensor, threshold: float, ids: Sequence[int]) -> tf.Tensor:
+    """Returns uint8 [batch, height, width, 1]: 0, or the id of the most probable object."""
+    if len(ids) == 1:
+        return tf.cast(probabilities > threshold, tf.uint8)
+    found = tf.reduce_any(probabilities > threshold, axis=-1)
+    best = tf.gather(tf.constant(list(ids), tf.uint8), tf.argmax(probabilities, axis=-1))
+    return (tf.cast(found, tf.uint8) * best)[..., None]
 
 
 def _decode(image_bytes: tf.Tensor) -> tf.Tensor:

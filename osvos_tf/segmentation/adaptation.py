@@ -51,7 +51,7 @@ class Adapter:
         shape = annotations[0].frame.shape[:2]
         height = stage.height or model.working_height(network) or shape[0]
         self._size = input_pipeline.view_size(shape, height)
-        self._frame = annotations[0].frame, annotations[0].mask
+        self._frame: tuple[np.ndarray, np.ndarray] = annotations[0].frame, annotations[0].mask
         self._update = loop.make_update(network, self._batches(), self._stage)
         self._number = 0
 
@@ -59,23 +59,22 @@ class Adapter:
         """Holds on to one more annotated frame."""
         self._annotations.append(annotation)
 
-    def learn(self, image: np.ndarray, probability: np.ndarray, mask: np.ndarray) -> bool:
+    def learn(self, image: np.ndarray, probabilities: np.ndarray, masks: np.ndarray) -> bool:
         """Learns from a frame that was segmented.
 
         Args:
             image: uint8 RGB [height, width, 3].
-            probability: float32 [height, width] in 0..1.
-            mask: bool [height, width]: what was taken for the object.
+            probabilities: float32 [height, width, objects] in 0..1.
+            masks: bool [height, width, objects]: what was taken for each object.
 
         Returns:
-            Whether it teaches anything: the network is confident, and sure of some pixels.
+            Whether it teaches anything: the network is confident of an object, and sure of some
+            of its pixels.
 
         Raises:
             FloatingPointError: see `loop.train`.
         """
-        if inference.sharpness(probability, mask) < _CONFIDENT:
-            return False
-        labels = labels_of(probability, mask)
+        labels = labels_of(probabilities, masks)
         if labels is None:
             return False
         self._frame = image, labels
@@ -101,27 +100,35 @@ class Adapter:
         return augment.augment(*frame, seed, self._stage.augmentation, self._size)
 
 
-def labels_of(probability: np.ndarray, mask: np.ndarray) -> np.ndarray | None:
+def labels_of(probabilities: np.ndarray, masks: np.ndarray) -> np.ndarray | None:
     """Returns what a segmented frame can teach.
 
     Args:
-        probability: float32 [height, width] in 0..1.
-        mask: bool [height, width]: what was taken for the object.
+        probabilities: float32 [height, width, objects] in 0..1.
+        masks: bool [height, width, objects]: what was taken for each object.
 
     Returns:
-        uint8 [height, width]: 1 where the network is sure of the object, well inside the mask; 0
-        far from the mask; 255 elsewhere. None where it is sure of nothing.
+        uint8 [height, width]: 1, 2 and so on where the network is sure of the first, the second
+        object, well inside its mask; 0 far from all masks; 255 elsewhere. None where it is sure of
+        nothing.
     """
-    height = mask.shape[0]
-    mask = mask.astype(np.uint8)
-    # Pixels beyond the frame count as the object: its border is none of the object's.
-    padded = np.pad(mask, 1, constant_values=1)
-    depth = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
-    sure = (depth > _INSIDE * height) & (probability > _SURE)
-    if not sure.any():
-        return None
-    away = cv2.distanceTransform(1 - mask, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    labels = np.full(mask.shape, VOID, np.uint8)
+    height = masks.shape[0]
+    away = _distance(1 - masks.any(axis=-1).astype(np.uint8))
+    labels = np.full(masks.shape[:2], VOID, np.uint8)
     labels[away > _OUTSIDE * height] = 0
-    labels[sure] = 1
-    return labels
+    is_sure = False
+    for number in range(masks.shape[-1]):
+        mask, probability = masks[..., number].astype(np.uint8), probabilities[..., number]
+        if inference.sharpness(probability, mask) < _CONFIDENT:
+            continue
+        # Pixels beyond the frame count as the object: its border is none of the object's.
+        depth = _distance(np.pad(mask, 1, constant_values=1))[1:-1, 1:-1]
+        sure = (depth > _INSIDE * height) & (probability > _SURE)
+        labels[sure] = number + 1
+        is_sure |= bool(sure.any())
+    return labels if is_sure else None
+
+
+def _distance(inside: np.ndarray) -> np.ndarray:
+    """Returns how far each pixel of a mask, uint8 0/1, is from the nearest that is not in it."""
+    return cv2.distanceTransform(inside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)

@@ -30,24 +30,30 @@ def snap_to_colours(probability: np.ndarray, frame: np.ndarray) -> np.ndarray:
     near its pixels', above all near those with a probability close to 0 or 1.
 
     Args:
-        probability: of the object, float `[height, width]` in 0..1.
+        probability: of the object, float `[height, width]` in 0..1; or of several,
+            `[height, width, objects]`.
         frame: uint8 RGB `[height, width, 3]`.
 
     Returns:
-        float32 `[height, width]` in 0..1.
+        float32 in 0..1, of the probability's shape.
 
     Raises:
         ValueError: the shapes differ, or an array has another type.
     """
-    probability, frame = as_probability(probability, "probability"), np.asarray(frame)
-    if frame.dtype != np.uint8 or frame.shape != (*probability.shape, 3):
+    probability, frame = np.asarray(probability), np.asarray(frame)
+    several = probability[..., None] if probability.ndim == 2 else probability
+    planes = [as_probability(plane, "probability") for plane in np.moveaxis(several, -1, 0)]
+    if frame.dtype != np.uint8 or frame.shape != (*planes[0].shape, 3):
         raise ValueError(
-            f"frame: wanted uint8 of shape {(*probability.shape, 3)}, "
+            f"frame: wanted uint8 of shape {(*planes[0].shape, 3)}, "
             f"got {frame.dtype} of shape {frame.shape}."
         )
     vertices, neighbours = _bilateral_grid(frame)
-    values = _solve(vertices, neighbours, probability.ravel())
-    return np.clip(values, 0, 1)[vertices].reshape(probability.shape)
+    snapped = [
+        np.clip(_solve(vertices, neighbours, plane.ravel()), 0, 1)[vertices].reshape(plane.shape)
+        for plane in planes
+    ]
+    return np.stack(snapped, axis=-1).reshape(probability.shape)
 
 
 # The snap_to_colours solver

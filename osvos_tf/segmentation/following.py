@@ -1,4 +1,4 @@
-"""The window that follows an object: less to compute, and fewer wrong finds."""
+"""Windows that follow objects: less to compute, and fewer wrong finds."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,6 +15,8 @@ _MARGIN = 0.35
 _LEAST_MARGIN = 0.05
 _GRID = 32
 _LOST = 0.3
+# From (name, frame) to where its objects are, bool [height, width, objects]; None: not known.
+Given = Callable[[str, np.ndarray], np.ndarray | None]
 
 
 class Window(NamedTuple):
@@ -29,119 +31,177 @@ class Window(NamedTuple):
         """Returns the window's part of an array [height, width, ...]."""
         return pixels[self.top : self.bottom, self.left : self.right]
 
+    def within(self, other: "Window") -> "Window":
+        """Returns this window as part of another that holds it."""
+        top, left = other.top, other.left
+        return Window(self.top - top, self.left - left, self.bottom - top, self.right - left)
+
     def fill(self, part: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        """Returns [height, width] with `part` in the window and zero elsewhere."""
-        whole = np.zeros(size, part.dtype)
+        """Returns [height, width, ...] with `part` in the window and zero elsewhere."""
+        whole = np.zeros((*size, *part.shape[2:]), part.dtype)
         self.cut(whole)[...] = part
         return whole
 
 
-def follow_object(
+def follow_objects(
     frames: Iterable[tuple[str, np.ndarray]],
     predict: Predict,
-    is_object: Callable[[Any], np.ndarray],
+    threshold: float,
+    given: Given = lambda name, frame: None,
     *,
-    mask: np.ndarray | None = None,
     batch_size: int = BATCH_SIZE,
 ) -> Iterator[tuple[str, np.ndarray, Window, Any]]:
     """Yields (name, frame, window, prediction in the window) of every frame, see `Follower`.
 
     Args:
         frames: see `predict_frames`.
-        predict: see `predict_frames`; takes windows as it takes frames.
-        is_object: see `Follower`.
-        mask: see `Follower`.
+        predict: see `Follower`.
+        threshold: see `Follower`.
+        given: returns where the objects of an annotated frame are, see `Follower.anchor`; None for
+            other frames.
         batch_size: frames per call.
     """
-    follower = Follower(predict, is_object, mask)
+    follower = Follower(predict, threshold)
+    is_first = True
     for batch in batched(frames, batch_size):
-        found = follower.locate([frame for _, frame in batch])
+        masks = [given(*frame) for frame in batch]
+        if is_first and masks[0] is not None:
+            follower.anchor(masks[0])
+        is_first = False
+        found = follower.locate([frame for _, frame in batch], masks)
         for (name, frame), (window, prediction) in zip(batch, found, strict=True):
             yield name, frame, window, prediction
 
 
-class Follower:
-    """Predictions in a window that follows the object: less to compute, fewer wrong finds.
+class _Track(NamedTuple):
+    """Where an object was last: its bounding box, None for anywhere, and its area in pixels."""
 
-    The window for a batch is the object's bounding box in the frame before, with a margin. A frame
-    is predicted again, as a whole, where its object touches the window's border or is lost: gone,
-    or shrunk to a fraction of what it was.
+    box: Window | None
+    area: int
+
+
+class Follower:
+    """Predictions in a window that follows the objects: less to compute, fewer wrong finds.
+
+    Each object has a window, which is its bounding box in the frame before, with a margin, and is
+    found nowhere else. A frame is predicted again, with the whole of it as that window, where an
+    object touches its window's border or is lost: gone, or shrunk to a fraction of what it was.
+    What is predicted is the smallest window around those of all objects.
 
     Args:
-        predict: see `predict_frames`; takes windows as it takes frames.
-        is_object: function from one prediction ([height, width], or a dict) to a bool mask.
-        mask: bool or 0/1 [height, width]: the object in the first frame; None: look for it.
+        predict: function of windows, uint8 [batch, height, width, 3], that returns a dict with
+            `probabilities`, float32 [batch, height, width, objects].
+        threshold: probability above which a pixel is an object.
     """
 
-    def __init__(
-        self,
-        predict: Predict,
-        is_object: Callable[[Any], np.ndarray],
-        mask: np.ndarray | None = None,
-    ) -> None:
-        self._predict, self._is_object = predict, is_object
-        self._box: Window | None = None  # of the object in the last frame; None: anywhere
-        self._area = 0
+    def __init__(self, predict: Predict, threshold: float) -> None:
+        self._predict, self._threshold = predict, threshold
+        self._tracks: list[_Track] = []  # of each object; none: not known yet
         self._size = (0, 0)
-        if mask is not None:
-            self.anchor(mask)
 
-    def anchor(self, mask: np.ndarray) -> None:
-        """Searches the next frame around the object of a mask, bool or 0/1 [height, width]."""
-        if np.any(mask):
-            self._remember(np.asarray(mask, bool), Window(0, 0, *np.shape(mask)))
+    def anchor(self, masks: np.ndarray) -> None:
+        """Searches the next frame around given masks, bool [height, width, objects]."""
+        whole = Window(0, 0, *masks.shape[:2])
+        self._tracks = [_track(masks[..., k], whole) for k in range(masks.shape[-1])]
 
-    def locate(self, images: Sequence[np.ndarray]) -> Iterator[tuple[Window, Any]]:
+    def locate(
+        self, images: Sequence[np.ndarray], masks: Sequence[np.ndarray | None] = ()
+    ) -> Iterator[tuple[Window, Any]]:
         """Yields (window, prediction in it) of each of the next frames, one batch, in order.
 
         Args:
             images: uint8 RGB [height, width, 3] each.
+            masks: what is given for each, see `anchor`, from which the objects are followed on;
+                None where nothing is.
         """
         done = 0
         while done < len(images):
-            window = self._window(images[done].shape[:2])
+            self._size = images[done].shape[:2]
+            windows = [self._window(track) for track in self._tracks]
+            window = _around(windows) if windows else Window(0, 0, *self._size)
             crops = np.stack([window.cut(image) for image in images[done:]])
             for prediction in unbatched(self._predict(crops)):
-                if not self._accepts(self._is_object(prediction), window):
+                if not self._accepts(prediction["probabilities"], windows, window):
                     break
+                mask = masks[done] if masks else None
                 yield window, prediction
                 done += 1
+                if mask is not None:
+                    self.anchor(mask)
+                    break
 
-    def _window(self, size: tuple[int, int]) -> Window:
-        """Returns the window for the next frames, of (height, width) `size`."""
-        self._size = size
-        if self._box is None:
-            return Window(0, 0, *size)
+    def _window(self, track: _Track) -> Window:
+        """Returns the window of an object in the next frames."""
+        if track.box is None:
+            return Window(0, 0, *self._size)
         ends = []
-        for first, last, length in zip(self._box[:2], self._box[2:], size, strict=True):
-            margin = max(_LEAST_MARGIN * max(size), _MARGIN * (last - first))
+        for first, last, length in zip(track.box[:2], track.box[2:], self._size, strict=True):
+            margin = max(_LEAST_MARGIN * max(self._size), _MARGIN * (last - first))
             low = max(0, math.floor((first - margin) / _GRID) * _GRID)
             high = min(length, math.ceil((last + margin) / _GRID) * _GRID)
             ends.append((low, high))
         (top, bottom), (left, right) = ends
         return Window(top, left, bottom, right)
 
-    def _accepts(self, found: np.ndarray, window: Window) -> bool:
-        """Remembers the object found in a window; False: search the whole frame instead."""
-        if window != Window(0, 0, *self._size):
-            area = np.count_nonzero(found)
-            edges = (found[0], found[:, 0], found[-1], found[:, -1])
-            inner = (window.top, window.left, self._size[0] - window.bottom,
-                     self._size[1] - window.right)  # fmt: skip
-            touches = any(edge.any() for edge, space in zip(edges, inner, strict=True) if space)
-            if touches or area < _LOST * self._area:
-                self._box = None
-                return False
-        self._remember(found, window)
-        return True
+    def _accepts(self, probabilities: np.ndarray, windows: list[Window], window: Window) -> bool:
+        """Remembers the objects found in a window; False: search a larger one instead.
 
-    def _remember(self, found: np.ndarray, window: Window) -> None:
-        self._area, self._box = int(np.count_nonzero(found)), None
-        if self._area:
-            rows, columns = (np.flatnonzero(found.any(axis)) for axis in (1, 0))
-            self._box = Window(
-                window.top + int(rows[0]),
-                window.left + int(columns[0]),
-                window.top + int(rows[-1]) + 1,
-                window.left + int(columns[-1]) + 1,
-            )
+        Args:
+            probabilities: float32 [height, width, objects] of the window; set to zero for each
+                object outside its own.
+            windows: of each object; none: not known yet.
+            window: around all of them.
+        """
+        windows = windows or [window] * probabilities.shape[-1]
+        tracks = []
+        is_lost = False
+        for number, own in enumerate(windows):
+            part = own.within(window)
+            _clear_around(probabilities[..., number], part)
+            found = part.cut(probabilities[..., number]) > self._threshold
+            track = _track(found, own)
+            if self._tracks and self._is_lost(found, own, track.area, self._tracks[number].area):
+                self._tracks[number] = self._tracks[number]._replace(box=None)
+                is_lost = True
+            tracks.append(track)
+        if not is_lost:
+            self._tracks = tracks
+        return not is_lost
+
+    def _is_lost(self, found: np.ndarray, window: Window, area: int, before: int) -> bool:
+        if window == Window(0, 0, *self._size):
+            return False
+        edges = (found[0], found[:, 0], found[-1], found[:, -1])
+        inner = (window.top, window.left, self._size[0] - window.bottom,
+                 self._size[1] - window.right)  # fmt: skip
+        touches = any(edge.any() for edge, space in zip(edges, inner, strict=True) if space)
+        return touches or area < _LOST * before
+
+
+def _track(found: np.ndarray, window: Window) -> _Track:
+    """Returns the track of an object found in a window, bool [height, width]."""
+    area = int(np.count_nonzero(found))
+    if not area:
+        return _Track(None, 0)
+    rows, columns = (np.flatnonzero(found.any(axis)) for axis in (1, 0))
+    box = Window(
+        window.top + int(rows[0]),
+        window.left + int(columns[0]),
+        window.top + int(rows[-1]) + 1,
+        window.left + int(columns[-1]) + 1,
+    )
+    return _Track(box, area)
+
+
+def _around(windows: Sequence[Window]) -> Window:
+    """Returns the smallest window that holds some others."""
+    tops, lefts, bottoms, rights = zip(*windows, strict=True)
+    return Window(min(tops), min(lefts), max(bottoms), max(rights))
+
+
+def _clear_around(plane: np.ndarray, part: Window) -> None:
+    """Sets to zero what lies outside a part of a plane [height, width]."""
+    plane[: part.top] = 0
+    plane[part.bottom :] = 0
+    plane[:, : part.left] = 0
+    plane[:, part.right :] = 0

@@ -32,7 +32,8 @@ def predict_frames(
         batch_size: frames per call; the last call may have fewer.
 
     Yields:
-        (name, frame, probability), probability float32 [height, width] in 0..1, or a dict of them.
+        (name, frame, probability), probability float32 [height, width, 1] in 0..1, or a dict of
+        such.
     """
     for batch in batched(frames, batch_size):
         predicted = predict(np.stack([frame for _, frame in batch]))
@@ -77,9 +78,9 @@ def sharpness(probability: np.ndarray, mask: np.ndarray) -> float:
 
 
 def unbatched(predicted: Any) -> Iterator[Any]:
-    """Yields [height, width] of each frame, or a dict of them, from [batch, height, width, 1]."""
+    """Yields [height, width, ...] of each frame of [batch, height, width, ...], or of a dict."""
     if isinstance(predicted, dict):
         streams = zip(*map(unbatched, predicted.values()), strict=True)
         yield from (dict(zip(predicted, maps, strict=True)) for maps in streams)
     else:
-        yield from np.asarray(predicted)[..., 0]
+        yield from np.array(predicted)  # a copy, which may be changed

@@ -20,6 +20,7 @@ HEADS = ("fused", "all")
 SNAPS = ("none", "contour", "bilateral")
 
 _UNLIMITED = 1_000_000  # updates, where seconds are what is limited
+_LAST_ID = 254  # of an object in a label map; 255 is void
 
 Options = TypeVar("Options", bound="LearnOptions | SegmentOptions")
 
@@ -43,8 +44,7 @@ class LearnOptions:
             None: the recipe's own.
         frozen: blocks of the trunk, 0..4, that stay as the parent has them; needs `views`; None:
             the recipe's own.
-        object: id of the object to take from masks that are label maps; None takes all of them
-            together as one.
+        object: ids of the objects to take from masks that are label maps; None takes all.
         mask_threshold: part of the range, 0..1, above which a mask's alpha, or else its brightness,
             is the object; None: masks have no shades.
         precision: compute type of the convolutions, "float32", "bfloat16", or "auto" for what is
@@ -65,7 +65,7 @@ class LearnOptions:
     crop: float | None = None
     views: int | None = None
     frozen: int | None = None
-    object: int | None = None
+    object: tuple[int, ...] | None = None
     mask_threshold: float | None = None
     precision: str = "auto"
     seed: int = 0
@@ -73,6 +73,11 @@ class LearnOptions:
     def __post_init__(self) -> None:
         """Checks the values."""
         object.__setattr__(self, "parent", os.fspath(self.parent))
+        if self.object is not None:
+            picked = (self.object,) if isinstance(self.object, int) else tuple(self.object)
+            object.__setattr__(self, "object", tuple(sorted(set(picked))) or None)
+            if not all(0 < number <= _LAST_ID for number in picked):
+                raise InputError(f"Object ids go from 1 to {_LAST_ID}. Got {picked}.")
         if self.recipe is not None:
             _require_one_of(self, recipe=tuple(sorted(recipes.ONE_SHOTS)))
         _require_one_of(self, heads=HEADS, precision=PRECISIONS)

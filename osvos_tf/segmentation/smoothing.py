@@ -7,14 +7,14 @@ whose colour has changed on the way hardly.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
 from osvos_tf.segmentation import inference
-from osvos_tf.segmentation.following import Window
+from osvos_tf.segmentation.following import Given, Window
 
 _HEIGHT = 240  # pixels at which flow and averages are computed, at most
 _DECAY = 0.95  # of a neighbour's weight from frame to frame
@@ -39,9 +39,9 @@ class Located(NamedTuple):
 class _Frame:
     """A frame that waits for those after it.
 
-    `own` is what it says itself, `sums` what it and the frames before it come to, both [height,
-    width, 2]: weighted probability and weight. `on` is the flow from the frame before to here, with
-    how far colours agree.
+    `own` is what it says itself, `sums` what it and the frames before it come to, both [objects,
+    height, width, 2]: weighted probability and weight. `on` is the flow from the frame before to
+    here, with how far colours agree.
     """
 
     located: Located
@@ -55,17 +55,17 @@ def smooth(
     located: Iterable[Located],
     size: tuple[int, int],
     threshold: float,
-    given: Callable[[str, np.ndarray], np.ndarray | None],
+    given: Given,
 ) -> Iterator[Located]:
     """Yields the frames with smoothed probabilities, up to 32 frames later.
 
     Args:
-        located: frames in order; `predicted` is float32 [height, width] of the window, or a dict in
-            which `probabilities` is.
+        located: frames in order; `predicted` is a dict in which `probabilities` is float32 [height,
+            width, objects] of the window.
         size: (height, width) of the frames.
         threshold: probability above which a pixel is the object.
-        given: returns the mask, 0/1 [height, width], that a frame (name, pixels) was given; None
-            where it was given none.
+        given: returns the masks, bool [height, width, objects], that a frame (name, pixels) was
+            given; None where it was given none.
     """
     smoother = _Smoother(size, threshold, given)
     ahead = frames_ahead(size)
@@ -90,7 +90,7 @@ class _Smoother:
         self,
         size: tuple[int, int],
         threshold: float,
-        given: Callable[[str, np.ndarray], np.ndarray | None],
+        given: Given,
     ) -> None:
         self._size, self._threshold, self._given = size, threshold, given
         height = min(_HEIGHT, size[0])
@@ -101,17 +101,20 @@ class _Smoother:
 
     def prepare(self, located: Located, before: _Frame | None) -> _Frame:
         """Returns a frame with the sum of it and all frames before it."""
-        predicted = located.predicted
-        if isinstance(predicted, dict):
-            predicted = predicted["probabilities"]
-        mask = self._given(located.name, located.image)
-        if mask is None:
-            weight = self._certainty(predicted) ** 2
-            whole = located.window.fill(np.asarray(predicted, np.float32), self._size)
+        predicted = np.moveaxis(located.predicted["probabilities"], -1, 0)
+        masks = self._given(located.name, located.image)
+        if masks is None:
+            weights = [self._certainty(probability) ** 2 for probability in predicted]
+            wholes = [located.window.fill(probability, self._size) for probability in predicted]
         else:
-            weight, whole = 1.0, np.asarray(mask, np.float32)
-        probability = self._shrink(whole)
-        own = np.dstack((probability, np.ones_like(probability))) * np.float32(weight)
+            weights = [1.0] * len(predicted)
+            wholes = list(np.moveaxis(masks.astype(np.float32), -1, 0))
+        own = np.stack(
+            [
+                np.dstack((small, np.ones_like(small))) * np.float32(weight)
+                for small, weight in zip(map(self._shrink, wholes), weights, strict=True)
+            ]
+        )
         frame = _Frame(located, self._shrink(located.image), own, own)
         if before is not None and min(self._small) >= _LEAST:
             back = self._agreement(frame.colours, before.colours)
@@ -141,13 +144,10 @@ class _Smoother:
     def _shrink(self, pixels: np.ndarray) -> np.ndarray:
         return cv2.resize(pixels, self._small, interpolation=cv2.INTER_AREA)
 
-    def _enlarge(self, located: Located, average: np.ndarray) -> Any:
-        """Returns the prediction of the window with an average in the probability's place."""
-        whole = cv2.resize(average, self._size[::-1], interpolation=cv2.INTER_LINEAR)
-        probability = np.clip(located.window.cut(whole), 0, 1)
-        if isinstance(located.predicted, dict):
-            return {**located.predicted, "probabilities": probability}
-        return probability
+    def _enlarge(self, located: Located, averages: np.ndarray) -> Any:
+        """Returns the prediction of the window with averages in the probabilities' place."""
+        parts = [located.window.cut(cv2.resize(average, self._size[::-1])) for average in averages]
+        return {**located.predicted, "probabilities": np.clip(np.stack(parts, axis=-1), 0, 1)}
 
     def _move(self, pixels: Any, places: Any) -> np.ndarray:
         """Returns pixels [height, width, channels] from their places in another frame."""
@@ -165,4 +165,5 @@ class _Smoother:
     def _carry(self, sums: np.ndarray, motion: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
         """Returns a neighbour's sums where its pixels are now, with what weight is left."""
         places, agreement = motion
-        return self._move(sums, places) * (_DECAY * agreement[..., None])
+        moved = np.stack([self._move(sums_of_one, places) for sums_of_one in sums])
+        return moved * (_DECAY * agreement[..., None])

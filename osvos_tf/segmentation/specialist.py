@@ -1,4 +1,4 @@
-"""The main job: learn an object from a mask or a few, then find it in every frame of a video.
+"""The main job: learn objects from a mask or a few, then find them in every frame of a video.
 
     video = osvos_tf.open_video("dog.mp4")
     dog = osvos_tf.learn(video, {0: "dog_first_frame.png"})
@@ -7,9 +7,9 @@
 
 A `Specialist` is a value: nothing changes one, `correct` gives another. On the disk it is a folder:
 
-    dog/specialist.keras             the network that knows the object
+    dog/specialist.keras             the network that knows the objects
     dog/specialist.json              options, objects, names of the annotated frames, losses
-    dog/annotations/00000.mask.png   an annotated frame's mask, 0 background, 1 object, 255 void
+    dog/annotations/00000.mask.png   an annotated frame's mask, 0 background, ids, 255 void
     dog/annotations/00000.frame.png  and its pixels
 """
 
@@ -30,14 +30,15 @@ from osvos_tf import files, results, runtime
 from osvos_tf.errors import InputError
 from osvos_tf.media.frames import Frames, open_video
 from osvos_tf.media.images import describe_size, read_image
-from osvos_tf.media.masks import VOID, read_mask
+from osvos_tf.media.masks import VOID
 from osvos_tf.network import DEFAULT_THRESHOLD, model
 from osvos_tf.network.files import load_model, save_model
 from osvos_tf.network.parents import PARENTS
 from osvos_tf.network.precision import with_precision
 from osvos_tf.progress import OnProgress, Progress
 from osvos_tf.segmentation import annotations as annotated
-from osvos_tf.segmentation.annotations import Annotation, Mask
+from osvos_tf.segmentation import objects
+from osvos_tf.segmentation.annotations import Annotation, Masks
 from osvos_tf.segmentation.options import LearnOptions, SegmentOptions, with_changes
 from osvos_tf.segmentation.segmenter import SegmentedFrame, Segmenter, load_contour
 from osvos_tf.training import one_shot
@@ -57,7 +58,7 @@ _CORRECTION = 1 / 3
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Specialist:
-    """A network that knows one object; of `learn` or `load`.
+    """A network that knows one object, or several; of `learn` or `load`.
 
     Attributes:
         network: the foreground network, float32. It is not to be trained: a copy is.
@@ -83,7 +84,7 @@ class Specialist:
         on_progress: OnProgress | None = None,
         **changes: Any,
     ) -> Iterator[SegmentedFrame]:
-        """Finds the object in every frame, one after another: memory does not grow with the video.
+        """Finds the objects in every frame, one after another: memory does not grow with the video.
 
         Args:
             video: what `osvos_tf.open_video` takes. It need not be the one learned from.
@@ -104,7 +105,7 @@ class Specialist:
     def correct(
         self,
         video: Source,
-        masks: Mapping[int | str, Mask],
+        masks: Mapping[int | str, Masks],
         *,
         on_progress: OnProgress | None = None,
         **changes: Any,
@@ -122,14 +123,19 @@ class Specialist:
             A new specialist; this one stays as it is.
 
         Raises:
-            InputError: as for `learn`; or the frames are of another size than those it knows.
+            InputError: as for `learn`; the frames are of another size than those it knows; or a
+                mask shows other objects.
         """
         options = with_changes(LearnOptions, self.options, changes)
         if not {"updates", "budget"} & set(changes):
             updates = max(1, round(_CORRECTION * (self.options.updates or len(self.losses))))
             options = dataclasses.replace(options, updates=updates, budget=None)
         given = annotated.read_annotations(
-            _open(video, masks), masks, options.object, options.mask_threshold
+            _open(video, masks),
+            masks,
+            options.object,
+            options.mask_threshold,
+            tuple(self.objects),
         )
         kept = [
             known for known in self.annotations if not any(known.shows(*new[:2]) for new in given)
@@ -185,6 +191,7 @@ class Specialist:
         return saved_model.export_saved_model(
             self.network,
             folder,
+            ids=tuple(self.objects),
             contour=None if contour is None else load_contour(contour),
             threshold=threshold,
             version=version,
@@ -218,20 +225,22 @@ class Specialist:
 
 def learn(
     video: Source,
-    masks: Mapping[int | str, Mask],
+    masks: Mapping[int | str, Masks],
     *,
     options: LearnOptions | None = None,
     on_progress: OnProgress | None = None,
     **changes: Any,
 ) -> Specialist:
-    """Learns an object from its mask in one frame, or in a few.
+    """Learns an object, or several, from masks in one frame, or in a few.
 
         dog = osvos_tf.learn("dog.mp4", {0: "dog_first_frame.png"}, budget=30)
+        both = osvos_tf.learn("dog.mp4", {0: ["dog.png", "cat.png"]})
 
     Args:
         video: what `osvos_tf.open_video` takes.
         masks: frame -> mask. A frame is its position (int) or its name (str); a mask is what
-            `masks.read_mask` takes, of the frame's size.
+            `masks.read_labels` takes, of the frame's size. Several objects are a label map with
+            their ids, or a list of masks: objects 1, 2 and so on, of which later ones lie in front.
         options: how; None: the defaults.
         on_progress: called with a `Progress` after each update. What it raises ends the training.
         changes: options by their names, such as `updates=300`.
@@ -241,7 +250,8 @@ def learn(
 
     Raises:
         InputError: the video, a mask or the parent network cannot be read, a mask does not fit its
-            frame or shows nothing to learn, or the options do not fit.
+            frame or shows nothing to learn, it is not clear which object it shows, or the options
+            do not fit.
         FloatingPointError: the loss is not finite, see `loop.train`.
     """
     chosen = with_changes(LearnOptions, options, changes)
@@ -256,10 +266,13 @@ def learn_from(
     options: LearnOptions,
     on_progress: OnProgress | None = None,
 ) -> Specialist:
-    """Learns an object from annotated frames that were read, see `learn`."""
+    """Learns objects from annotated frames that were read, see `learn`."""
     parent = _parent(options, annotations[0].frame.shape[0])
-    number = options.object or 1
-    return _train(parent, annotations, options, {number: f"object {number}"}, on_progress)
+    ids = sorted(set().union(*(objects.ids_in(known.mask) for known in annotations)))
+    if len(ids) > 1:
+        parent = model.with_objects(parent, len(ids))
+    names = {number: f"object {number}" for number in ids}
+    return _train(parent, annotations, options, names, on_progress)
 
 
 def load(path: str | os.PathLike[str]) -> Specialist:
@@ -273,7 +286,9 @@ def load(path: str | os.PathLike[str]) -> Specialist:
     """
     path = pathlib.Path(os.path.expanduser(path))
     if not path.is_dir():
-        return Specialist(_foreground(path), objects={1: "object 1"})
+        network = _foreground(path)
+        ids = range(1, model.objects_of(network) + 1)
+        return Specialist(network, objects={number: f"object {number}" for number in ids})
     if not (path / NETWORK).is_file():
         raise InputError(
             f"No {NETWORK} in '{path}'. Wanted a folder written by segment or Specialist.save, "
@@ -281,22 +296,25 @@ def load(path: str | os.PathLike[str]) -> Specialist:
         )
     try:
         record: Any = files.read_json(path / RECORD)
+        names = {int(number): str(name) for number, name in record["objects"].items()}
+        network = _foreground(path / NETWORK)
+        if len(names) != model.objects_of(network) or not all(0 < n < VOID for n in names):
+            raise ValueError(
+                f"wanted {model.objects_of(network)} objects, 1 to {VOID - 1}, got {sorted(names)}"
+            )
         annotations = tuple(
             Annotation(
                 str(name),
                 read_image(path / ANNOTATIONS / f"{number:05d}.frame.png"),
-                read_mask(_labels(path / ANNOTATIONS / f"{number:05d}.mask.png")),
+                _labels(path / ANNOTATIONS / f"{number:05d}.mask.png", tuple(names)),
             )
             for number, name in enumerate(record["annotations"])
         )
-        objects = {int(number): str(name) for number, name in record["objects"].items()}
-        if len(objects) != 1 or not all(0 < number < VOID for number in objects):
-            raise ValueError(f"wanted one object, 1 to {VOID - 1}, got {sorted(objects)}")
         return Specialist(
-            _foreground(path / NETWORK),
+            network,
             annotations,
             LearnOptions(**record["options"]),
-            objects,
+            names,
             tuple((int(update), float(loss)) for update, loss in record["losses"]),
             float(record["seconds"]),
         )
@@ -316,12 +334,16 @@ def _foreground(path: str | os.PathLike[str]) -> keras.Model:
     return network
 
 
-def _open(source: Source, masks: Mapping[int | str, Mask] | None = None) -> Frames:
+def _open(source: Source, masks: Mapping[int | str, Masks] | None = None) -> Frames:
     """Opens a video; masks that lie among its frames are none of them."""
     frames = open_video(source)
     if isinstance(masks, Mapping):
-        paths = [mask for mask in masks.values() if isinstance(mask, (str, os.PathLike))]
-        frames = frames.without(paths)
+        given = [
+            mask
+            for value in masks.values()
+            for mask in (value if isinstance(value, (list, tuple)) else (value,))
+        ]
+        frames = frames.without(mask for mask in given if isinstance(mask, (str, os.PathLike)))
     frames.check()
     return frames
 
@@ -343,7 +365,7 @@ def _train(
     network: keras.Model,
     annotations: tuple[Annotation, ...],
     options: LearnOptions,
-    objects: Mapping[int, str],
+    names: Mapping[int, str],
     on_progress: OnProgress | None,
 ) -> Specialist:
     """Returns the specialist that a copy of the network becomes."""
@@ -361,7 +383,7 @@ def _train(
     history = one_shot.learn(
         network,
         np.stack([known.frame for known in annotations]),
-        np.stack([known.mask for known in annotations]),
+        np.stack([objects.ranks(known.mask, tuple(names)) for known in annotations]),
         stage,
         budget=options.budget,
         seed=options.seed,
@@ -371,13 +393,18 @@ def _train(
         with_precision(network, "float32"),
         annotations,
         options,
-        objects,
+        names,
         history.losses,
         round(time.monotonic() - started, 3),
     )
 
 
-def _labels(path: pathlib.Path) -> np.ndarray:
-    """Returns the values of a stored mask, 0, 1 and 255."""
+def _labels(path: pathlib.Path, ids: tuple[int, ...]) -> np.ndarray:
+    """Returns a stored label map; ValueError if it shows other objects."""
     with Image.open(path) as image:
-        return np.array(image)
+        labels = np.array(image)
+    if len(ids) == 1:  # up to version 0.1 the only object was 1, whatever its id
+        return np.where((labels > 0) & (labels < VOID), ids[0], labels).astype(np.uint8)
+    if strangers := set(objects.ids_in(labels)) - set(ids):
+        raise ValueError(f"{path.name} shows objects {sorted(strangers)}, wanted {list(ids)}")
+    return labels

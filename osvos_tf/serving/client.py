@@ -3,6 +3,7 @@
     with client.connect("localhost:8500", "dog") as predict:
         masks = predict(frames)  # uint8 [n, height, width, 3] -> uint8 0/1 [n, height, width, 1]
 
+Masks of several objects hold their ids, and their probabilities are [n, height, width, objects].
 The same call takes a SavedModel's folder (the network runs here), `host:port` (TF Serving's gRPC)
 or a URL (its REST). `predict` also fits `inference.predict_frames`; `parallel_map` keeps many
 batches in flight. Only the first two load TensorFlow; only the last two need `osvos_tf[serving]`.
@@ -42,7 +43,7 @@ def connect(
         target: where it is: a folder, `saved_models` with `model`, or `saved_models/NAME`, or a
             version's own folder; `host:port` for gRPC; `http://host:port` for REST.
         model: its name there; not needed for a folder.
-        output: "masks" (uint8 0/1, by the threshold of the export), "probabilities" (float32), or
+        output: "masks" (uint8 0/1 or ids, by the threshold of the export), "probabilities" (float32), or
             "contours" (float32; of a two-stream export).
         version: its number; None takes the server's choice, which is the largest.
         deadline: seconds for one request, all tries together. (REST: seconds of silence.)

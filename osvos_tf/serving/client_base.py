@@ -42,7 +42,10 @@ class Client(abc.ABC):
         self._where, self._output = where, output
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:
-        """Maps uint8 RGB [batch, height, width, 3] to [batch, height, width, 1]."""
+        """Maps uint8 RGB [batch, height, width, 3] to [batch, height, width, 1].
+
+        Probabilities have a channel an object.
+        """
         frames = np.asarray(frames)
         if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
             raise ValueError(
@@ -53,7 +56,8 @@ class Client(abc.ABC):
         if not frames.size:
             return np.zeros(shape, OUTPUTS[self._output])
         result = self._predict(frames)
-        if result.shape != shape:
+        several = self._output == "probabilities" and result.ndim == 4 and result.shape[-1] > 1
+        if result.shape[:3] != shape[:3] or not (several or result.shape == shape):
             raise ServingError(
                 f"{self._where} answered {list(frames.shape)} frames with {self._output} "
                 f"{list(result.shape)}; wanted {list(shape)}."
@@ -226,7 +230,10 @@ def to_png(frame: np.ndarray) -> bytes:
 
 
 def from_pngs(images: Sequence[bytes] | np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """Decodes masks of frames of `size` (height, width), PNG 0/255, to uint8 0/1 [n, h, w, 1]."""
+    """Decodes masks of frames of `size` (height, width) to uint8 [n, h, w, 1].
+
+    PNGs of 0 and 255 become 0 and 1; ids of several objects stay.
+    """
     for png in images:  # looked at before it is decoded: it might unpack to anything
         width, height = struct.unpack(">II", png[16:24].ljust(8, b"\0"))
         if width * height > size[0] * size[1]:
@@ -238,4 +245,5 @@ def from_pngs(images: Sequence[bytes] | np.ndarray, size: tuple[int, ...]) -> np
     masks = [mask for mask in decoded if mask is not None]
     if len(masks) < len(images):
         raise ValueError("a mask is no PNG")
-    return (np.stack(masks) > 0).astype(np.uint8)[..., None]
+    labels = np.stack(masks)
+    return np.where(labels == 255, 1, labels).astype(np.uint8)[..., None]

@@ -16,23 +16,30 @@ def class_balanced_cross_entropy(
 
         loss = N-/N * sum of l over the object + N+/N * sum of l over the background.
 
+    With several objects, of which each has a channel, each is one and all else its background.
+    An image's loss is the sum, or for "balanced" the mean, of theirs.
+
     Args:
-        logits: float [batch, height, width, 1].
-        labels: same shape, any number type: 1 object, 0 background; pixels with any other value
-            (void) count nowhere.
+        logits: float [batch, height, width, objects].
+        labels: any number type [batch, height, width, 1]: 1 for the first object, 2 for the second
+            and so on, 0 background; pixels with any other value (void) count nowhere.
         normalise: "sum" is the paper's: summed over the pixels of one image. "balanced" divides
             by 2 N+ N- / N, which makes it the mean of the two classes' mean cross-entropies, so
             that neither the frame's nor the object's size changes its scale.
 
     Returns:
-        float32 [batch]. Zero, with zero gradient, where an image lacks one of the two classes.
+        float32 [batch]. An object's loss is zero, with zero gradient, where an image lacks one of
+        the two classes.
     """
     if normalise not in NORMALISATIONS:
         raise ValueError(f"normalise must be one of {NORMALISATIONS}. Received: {normalise!r}.")
     logits = tf.cast(logits, tf.float32)
-    axes = (1, 2, 3)
-    positive = tf.cast(tf.equal(labels, tf.ones([], labels.dtype)), tf.float32)
-    negative = tf.cast(tf.equal(labels, tf.zeros([], labels.dtype)), tf.float32)
+    axes = (1, 2)
+    objects = logits.shape[-1]
+    labels = tf.cast(labels, tf.float32)
+    positive = tf.cast(tf.equal(labels, tf.range(1.0, objects + 1.0)), tf.float32)
+    judged = tf.equal(labels, 0.0) | tf.reduce_any(positive > 0, axis=-1, keepdims=True)
+    negative = tf.cast(judged, tf.float32) - positive
     positives = tf.reduce_sum(positive, axes)
     negatives = tf.reduce_sum(negative, axes)
     # Stable for any logit: max(x, 0) - x y + log(1 + exp(-|x|)).
@@ -44,11 +51,12 @@ def class_balanced_cross_entropy(
         means = tf.math.divide_no_nan(on_object, positives) + tf.math.divide_no_nan(
             on_background, negatives
         )
-        return both * means / 2
+        return tf.reduce_mean(both * means / 2, axis=-1)
     pixels = positives + negatives
-    return tf.math.divide_no_nan(negatives, pixels) * on_object + (
+    loss = tf.math.divide_no_nan(negatives, pixels) * on_object + (
         tf.math.divide_no_nan(positives, pixels) * on_background
     )
+    return tf.reduce_sum(loss, axis=-1)
 
 
 def deep_supervision(
@@ -61,7 +69,7 @@ def deep_supervision(
     """The fused output's loss plus `side_weight` times the four side outputs' (paper, section 3).
 
     Args:
-        outputs: dict of logits `side2` ... `side5`, `fused`, each [batch, height, width, 1].
+        outputs: dict of logits `side2` ... `side5`, `fused`, each [batch, height, width, objects].
         labels: see `class_balanced_cross_entropy`.
         side_weight: weight of each side output; 0 leaves the sides out of the computation.
         normalise: see `class_balanced_cross_entropy`.

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 import osvos_tf
+from osvos_tf import results
 from osvos_tf.commands import cli, segment
 from osvos_tf.data import davis
 from osvos_tf.errors import InputError
@@ -316,9 +317,6 @@ def test_a_second_annotated_frame(quick, arguments, bear):
         masks = read_masks(arguments["out"] / "masks")
         for frame in (bear.frames[0], bear.frames[2]):
             np.testing.assert_array_equal(masks[frame.name], read_mask(frame.mask))
-    for again in ("", "00000:", "0:"):
-        with pytest.raises(InputError, match="Two masks annotate frame '00000'"):
-            segment.main(cli.parse(segment.FLAGS, [*flags, f"--mask={again}{bear.frames[0].mask}"]))
 
 
 def test_object_of_a_palette_mask(quick, arguments, tmp_path):
@@ -329,7 +327,31 @@ def test_object_of_a_palette_mask(quick, arguments, tmp_path):
     picture.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])
     picture.save(tmp_path / "palette.png")
     run({**arguments, "mask": tmp_path / "palette.png", "object": 2})
-    np.testing.assert_array_equal(read_masks(arguments["out"] / "masks")["00000"], labels == 2)
+    first = arguments["out"] / "masks" / "00000.png"
+    np.testing.assert_array_equal(np.array(Image.open(first)), (labels == 2) * 255)
+    flags = {**arguments, "mask": tmp_path / "palette.png", "overwrite": True}
+    segment.main(cli.parse(segment.FLAGS, [f"--{n}={v}" for n, v in flags.items()]))
+    written = Image.open(first)
+    assert written.mode == "P" and written.getpalette()[:6] == [0, 0, 0, 128, 0, 0]
+    np.testing.assert_array_equal(np.array(written), labels)
+    record = results.read_record(arguments["out"])
+    assert record["objects"] == {"1": "object 1", "2": "object 2"}
+    assert set(record["found"]["00003"]["objects"]) == {"1", "2"}
+
+
+def test_a_mask_an_object(quick, arguments, tmp_path):
+    """Several masks of one frame are its objects, in their order; later ones lie in front."""
+    masks = np.zeros((2, HEIGHT, WIDTH), np.uint8)
+    masks[0, 4:20, 6:22], masks[1, 10:40, 16:60] = 255, 255
+    flags = [f"--{name}={value}" for name, value in arguments.items() if name != "mask"]
+    for name, mask in zip("ab", masks, strict=True):
+        Image.fromarray(mask).save(tmp_path / f"{name}.png")
+        flags.append(f"--mask={tmp_path / name}.png")
+    segment.main(cli.parse(segment.FLAGS, flags))
+    first = np.array(Image.open(arguments["out"] / "masks" / "00000.png"))
+    np.testing.assert_array_equal(first, np.where(masks[1], 2, masks[0] // 255))
+    with pytest.raises(InputError, match=r"black and white, but there are objects 1, 2"):
+        segment.main(cli.parse(segment.FLAGS, [*flags, f"--mask=2:{tmp_path / 'a.png'}"]))
 
 
 def assert_nothing_written(out):

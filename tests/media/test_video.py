@@ -235,7 +235,7 @@ def test_palette_indices_are_object_ids_and_255_is_void(tmp_path):
     np.testing.assert_array_equal(read_mask(path, 7), (labels == 7) + void)
     with pytest.raises(InputError, match=r"object 4 in .* are 3, 7"):
         read_mask(path, object_id=4)
-    with pytest.raises(InputError, match="object 255"):
+    with pytest.raises(InputError, match="from 1 to 254"):
         read_mask(path, object_id=255)
 
 

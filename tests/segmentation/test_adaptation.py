@@ -27,8 +27,8 @@ def disc(row, column, radius, size=SIZE):
 def test_what_a_frame_teaches(row, column, radius, seed):
     """By the distance of every pixel from every other, in float64."""
     mask = disc(row, column, radius)
-    probability = np.random.default_rng(seed).uniform(0.9, 1, SIZE).astype(np.float32)
-    found = adaptation.labels_of(probability, mask)
+    probability = mask * np.random.default_rng(seed).uniform(0.9, 1, SIZE).astype(np.float32)
+    found = adaptation.labels_of(probability[..., None], mask[..., None])
     inside, outside = (np.argwhere(mask == side) for side in (True, False))
 
     def distances(to):
@@ -73,12 +73,13 @@ def lessons(monkeypatch):
     found = []
     labels_of = adaptation.labels_of
 
+    taught = disc(20, 28, 9)[..., None]
+
     def sure(probability, mask):
-        found.append(np.asarray(probability))
-        return labels_of(np.ones_like(probability), disc(20, 28, 9))
+        found.append(np.asarray(probability)[..., 0])
+        return labels_of(np.float32(taught), taught)
 
     monkeypatch.setattr(adaptation, "labels_of", sure)
-    monkeypatch.setattr(adaptation, "_CONFIDENT", 0.0)
     return found
 
 
@@ -114,12 +115,23 @@ def test_a_frame_of_which_nothing_is_sure_teaches_nothing(specialist, video, mon
     np.testing.assert_allclose(adapted, segment(specialist, video, adapt=False), atol=1e-5)
 
 
-def test_a_frame_that_it_is_not_confident_of_teaches_nothing(
-    specialist, video, lessons, monkeypatch
-):
-    monkeypatch.setattr(adaptation, "_CONFIDENT", 1.01)
-    segment(specialist, video)
-    assert not lessons
+def test_what_is_not_sharp_teaches_nothing():
+    mask = disc(20, 28, 9)
+    sharp, dim = mask * np.float32(0.99), np.where(mask, np.float32(0.99), np.float32(0.5))
+    assert adaptation.labels_of(sharp[..., None], mask[..., None]) is not None
+    assert adaptation.labels_of(dim[..., None], mask[..., None]) is None
+
+
+def test_of_two_objects_one_may_teach():
+    """The pixels of the other are no background of the first, nor the object."""
+    first, second = disc(20, 12, 8), disc(20, 44, 8)
+    probabilities = np.stack((first * 0.99, np.where(second, 0.99, 0.6)), -1).astype(np.float32)
+    found = adaptation.labels_of(probabilities, np.stack((first, second), -1))
+    assert set(np.unique(found)) == {0, 1, 255}
+    assert (found[second] == 255).all() and not (found[first] == 0).any()
+    probabilities[..., 1] = second * 0.99
+    found = adaptation.labels_of(probabilities, np.stack((first, second), -1))
+    assert (found[20, 12], found[20, 44], found[0, 0]) == (1, 2, 0)
 
 
 def test_a_bare_network_has_nothing_to_hold_on_to(specialist, video, lessons, tmp_path):

@@ -28,7 +28,13 @@ def world(count=COUNT, speed=2):
 def locate(frames, window=None):
     window = window or Window(0, 0, *SIZE)
     for number, (frame, probability) in enumerate(frames):
-        yield smoothing.Located(f"{number:05d}", frame, window, window.cut(probability))
+        predicted = {"probabilities": window.cut(probability)[..., None]}
+        yield smoothing.Located(f"{number:05d}", frame, window, predicted)
+
+
+def found_in(located, number=0):
+    """Returns the smoothed probability of an object, [height, width]."""
+    return located.predicted["probabilities"][..., number]
 
 
 def smooth(located, given=lambda name, image: None, size=SIZE, threshold=0.5):
@@ -39,8 +45,8 @@ def test_a_perfect_prediction_stays():
     frames = list(world())
     for found, (frame, truth) in zip(smooth(locate(frames)), frames, strict=True):
         assert found.image is frame
-        assert found.predicted.dtype == np.float32 and found.predicted.shape == SIZE
-        wrong = (found.predicted > 0.5) != (truth > 0.5)
+        assert found_in(found).dtype == np.float32 and found_in(found).shape == SIZE
+        wrong = (found_in(found) > 0.5) != (truth > 0.5)
         assert wrong.sum() < 0.12 * truth.sum()  # at the edges, by the flow's blur
 
 
@@ -59,7 +65,7 @@ def test_what_one_frame_misses_or_invents_is_mended():
         return np.mean([((p > 0.5) != (truth > 0.5)).sum() for p, (_, truth) in pairs])
 
     before = error([probability for _, probability in spoiled])
-    after = error([found.predicted for found in smooth(locate(spoiled))])
+    after = error([found_in(found) for found in smooth(locate(spoiled))])
     assert after < 0.4 * before
 
 
@@ -90,7 +96,7 @@ def test_an_object_that_is_gone_stays_gone():
     ground[30:62, 10:42] = ground[30:62, 80:112]
     gone = [(ground, empty) if 20 <= number < 40 else pair for number, pair in enumerate(frames)]
     for number, found in enumerate(smooth(locate(gone))):
-        area = int((found.predicted > 0.5).sum())
+        area = int((found_in(found) > 0.5).sum())
         assert (area > 800) == (not 20 <= number < 40), (number, area)
 
 
@@ -98,32 +104,32 @@ def test_given_masks_count_and_windows_stay():
     frames = list(world(3))
     window = Window(16, 0, 80, 128)
     lost = [(frame, np.full(SIZE, 0.45, np.float32)) for frame, _ in frames]
-    given = {"00000": frames[0][1]}
+    given = {"00000": frames[0][1][..., None] > 0}
     found = smooth(locate(lost, window), lambda name, image: given.get(name))
     for one, (_, truth) in zip(found, frames, strict=True):
-        assert one.window == window and one.predicted.shape == (64, 128)
-        inside = one.predicted[window.cut(truth) > 0].mean()
-        assert inside > 0.55 > 0.5 > one.predicted[window.cut(truth) == 0].mean()
+        assert one.window == window and found_in(one).shape == (64, 128)
+        inside = found_in(one)[window.cut(truth) > 0].mean()
+        assert inside > 0.55 > 0.5 > found_in(one)[window.cut(truth) == 0].mean()
 
 
-def test_dicts_keep_their_contours():
+def test_contours_stay():
     contours = np.zeros(SIZE, np.float32)
     located = [
-        one._replace(predicted={"probabilities": one.predicted, "contours": contours})
-        for one in locate(world(3))
+        one._replace(predicted={**one.predicted, "contours": contours}) for one in locate(world(3))
     ]
     for found in smooth(located):
         assert found.predicted["contours"] is contours
-        assert found.predicted["probabilities"].shape == SIZE
+        assert found_in(found).shape == SIZE
 
 
 @pytest.mark.parametrize("size", [(1, 9), (9, 1), (15, 200)])
 def test_frames_too_small_for_flow(size):
     window = Window(0, 0, *size)
     image, probability = np.zeros((*size, 3), np.uint8), np.full(size, 0.7, np.float32)
-    located = [smoothing.Located(name, image, window, probability) for name in "ab"]
+    predicted = {"probabilities": probability[..., None]}
+    located = [smoothing.Located(name, image, window, predicted) for name in "ab"]
     for found in smooth(located, size=size):
-        np.testing.assert_allclose(found.predicted, probability, rtol=1e-6)
+        np.testing.assert_allclose(found_in(found), probability, rtol=1e-6)
 
 
 def test_large_frames_wait_less():
@@ -134,7 +140,24 @@ def test_large_frames_wait_less():
     def located():
         for number in range(20):
             next(read)
-            yield smoothing.Located(str(number), image, Window(0, 0, *size), probability)
+            predicted = {"probabilities": probability[..., None]}
+            yield smoothing.Located(str(number), image, Window(0, 0, *size), predicted)
 
     next(smoothing.smooth(located(), size, 0.5, lambda name, image: None))
     assert 2 <= next(read) <= 2 * (smoothing._MEMORY // (2 * image.nbytes))
+
+
+def test_several_objects_are_smoothed_as_each_alone():
+    frames = [(frame, truth * 0.9) for frame, truth in world(12)]
+    second = [np.roll(truth, 60, axis=1) * 0.6 for _, truth in frames]
+    alone = [
+        [found_in(found) for found in smooth(locate(one))]
+        for one in (frames, [(frame, p) for (frame, _), p in zip(frames, second, strict=True)])
+    ]
+    both = [
+        located._replace(predicted={"probabilities": np.dstack((probability, other))})
+        for located, (_, probability), other in zip(locate(frames), frames, second, strict=True)
+    ]
+    for number, found in enumerate(smooth(both)):
+        for which in (0, 1):
+            np.testing.assert_array_equal(found_in(found, which), alone[which][number])

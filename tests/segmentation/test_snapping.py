@@ -192,7 +192,7 @@ def test_flipped_contours_give_the_flipped_map(axis):
 @pytest.mark.parametrize(
     ("contours", "message"),
     [
-        (np.zeros((4, 5, 1), np.float32), r"wanted float \[height, width\], got .* \(4, 5, 1\)"),
+        (np.zeros((4, 5, 1, 1), np.float32), r"wanted float \[height, width\], got .* \(4, 5, 1"),
         (np.zeros((0, 5), np.float32), r"got float32 of shape \(0, 5\)"),
         (np.zeros((4, 5), np.uint8), "got uint8"),
         (np.full((4, 5), np.nan, np.float32), "wanted values in 0..1, got nan"),

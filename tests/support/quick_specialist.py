@@ -6,6 +6,7 @@ such as files, options and annotated frames, is the real thing.
 
 import dataclasses
 import pathlib
+import re
 import types
 
 import numpy as np
@@ -22,14 +23,15 @@ class Quick(specialist.Specialist):
 
     def segment(self, video, *, options=None, on_progress=None, **changes):
         for name, image in video:
-            known = [a.mask == 1 for a in self.annotations if a.shows(name, image)]
+            known = [a.mask for a in self.annotations if a.shows(name, image)]
             mask = known[0] if known else self.find(name, options)
+            probability = {id_: (mask == id_).astype(np.float32) for id_ in self.objects}
             yield SegmentedFrame(
-                name, image, mask.astype(np.uint8), {1: mask.astype(np.float32)}, {1: 0.5}
+                name, image, mask.astype(np.uint8), probability, dict.fromkeys(self.objects, 0.5)
             )
 
     def find(self, name, options):
-        return self.annotations[0].mask == 1
+        return self.annotations[0].mask
 
 
 def install(monkeypatch):
@@ -41,17 +43,25 @@ def install(monkeypatch):
         return loop.History(updates=2, seconds=0.0, losses=((1, 0.5), (2, 0.25)))
 
     def load_model(path):
-        if pathlib.Path(path).read_bytes().startswith(b"damaged"):
+        content = pathlib.Path(path).read_bytes()
+        if content.startswith(b"damaged"):
             raise InputError(f"{path} is damaged.")
-        return types.SimpleNamespace(name="foreground")
+        objects = re.search(rb": ([0-9]+) objects$", content)
+        return network_of(int(objects[1]) if objects else 1)
+
+    def network_of(count):
+        fused = types.SimpleNamespace(objects=count)
+        return types.SimpleNamespace(name="foreground", get_layer=lambda name: fused)
 
     def save_model(network, path):
         # A training leaves a file of its own, as a real one does.
-        pathlib.Path(path).write_text(f"weights of training {len(trainings)}")
+        count = network.get_layer("fused").objects
+        pathlib.Path(path).write_text(f"weights of training {len(trainings)}: {count} objects")
 
     monkeypatch.setattr(specialist, "Specialist", Quick)
     monkeypatch.setattr(one_shot, "learn", learn)
     monkeypatch.setattr(specialist, "load_model", load_model)
     monkeypatch.setattr(specialist, "save_model", save_model)
+    monkeypatch.setattr(specialist.model, "with_objects", lambda network, count: network_of(count))
     monkeypatch.setattr(specialist, "with_precision", lambda network, precision: network)
     return trainings
