@@ -277,7 +277,7 @@ def predict(batch):
 
 def finish(result):
     name, frame, probability = result
-    mask = inference.to_mask(probability, 0.5)
+    mask = inference.to_mask(probability[..., 0], 0.5)
     write_mask(f"{out}/{name}.png", mask)
     overlay.write(visualize.overlay(frame, mask))
 

@@ -5,8 +5,9 @@
 reads `RESULTS/<sequence>/<frame>.png` (or `RESULTS/<sequence>/masks/<frame>.png`, as `segment
 --out=RESULTS/<sequence>` leaves them), prints a table and leaves `global.csv`,
 `per_sequence.csv`, `per_frame.csv`, `report.html` and `run.json` (version, flags, seconds). Repeat
-`--results=name:DIR` to compare methods. The same command again scores the masks as they are then.
-The 20 sequences of DAVIS-2016 val take about two minutes a method on two cores.
+`--results=name:DIR` to compare methods. Where annotations and results have the ids of several
+objects, each object is scored, as in DAVIS-2017. The same command again scores the masks as they
+are then. The 20 sequences of DAVIS-2016 val take about two minutes a method on two cores.
 """
 
 import datetime
@@ -17,6 +18,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from absl import flags
 
 import osvos_tf
@@ -25,10 +27,10 @@ from osvos_tf.commands import cli, progress_bar, shared_flags
 from osvos_tf.data import davis
 from osvos_tf.errors import InputError
 from osvos_tf.evaluation import report, report_page
-from osvos_tf.jobs.scoring import Task, _read_result, annotation, score_all
+from osvos_tf.jobs.scoring import Task, annotation, is_object, read_result, score_all
 from osvos_tf.media.frames import open_frames
 from osvos_tf.media.images import describe_size
-from osvos_tf.media.masks import object_ids, read_mask
+from osvos_tf.media.masks import VOID, object_ids, read_labels
 
 FLAGS = flags.FlagValues()
 shared_flags.define_path("davis", None, "DAVIS root.", required=True, flag_values=FLAGS)
@@ -95,7 +97,7 @@ def main(args: flags.FlagValues) -> None:
         )
     names = [sequence.name for sequence in sequences]
     print(report.format_table(scores, names))
-    _print_several(sequences)
+    _print_merged(sequences, scores)
     if not args.sequences:
         _print_strangers(methods, {*names, pathlib.Path(args.out).name}, args.split)
     print(f"Wrote {', '.join(list(texts)[:-1])} and report.html to {args.out}")
@@ -206,13 +208,17 @@ def _find_tasks(
     return scored
 
 
-def _print_several(sequences: Sequence[davis.Sequence]) -> None:
-    """Says where annotations hold several objects, which results here do not."""
+def _print_merged(sequences: Sequence[davis.Sequence], scores: report.Results) -> None:
+    """Says where annotations hold several objects, and results have none of their ids."""
     for sequence in sequences:
         ids = object_ids(annotation(sequence.frames[0]))
-        if len(ids) > 1:
-            listed = ", ".join(map(str, ids))
-            print(f"{sequence.name}: its annotations hold objects {listed}, scored as one.")
+        for method, rows in scores.items():
+            merged = any(row.sequence == sequence.name and row.object is None for row in rows)
+            if len(ids) > 1 and merged:
+                print(
+                    f"{method}, {sequence.name}: the annotations hold objects "
+                    f"{', '.join(map(str, ids))}, the results no ids: scored as one object."
+                )
 
 
 def _print_strangers(
@@ -265,12 +271,12 @@ def _score(
     """Returns the results of every method, in order of the sequences."""
     scores: dict[str, list[report.SequenceResult]] = {method: [] for method in methods}
     with progress_bar.Progress("Scoring", len(tasks), "sequence") as progress:
-        scored: dict[tuple[str, str], report.SequenceResult] = {}
+        scored: dict[tuple[str, str], tuple[report.SequenceResult, ...]] = {}
         for key, result in score_all(tasks, cli.finishing("")):
             scored[key] = result
             progress.advance(note=": ".join(key))
     for key in tasks:
-        scores[key[0]].append(scored[key])
+        scores[key[0]].extend(scored[key])
     return scores
 
 
@@ -299,21 +305,23 @@ def _example(task: Task, result: report.SequenceResult, index: int) -> report_pa
     frame, path = task.sequence.frames[position + 1], task.paths[position]
     assert path is not None  # it was scored
     image = open_frames(frame.image.parent).read(frame.name)
-    truth = read_mask(annotation(frame), picked_by=None)
+    truth, _ = read_labels(annotation(frame))
     if image.shape[:2] != truth.shape:
         raise InputError(
             f"Frame {frame.image} is {describe_size(image.shape)}, its annotation "
             f"{describe_size(truth.shape)}. Is the DAVIS tree complete?"
         )
+    labels, _ = read_result(path, truth.shape)
+    inside = is_object(truth, result.object).astype(np.uint8)
     return report_page.Example(
         method=task.method,
-        sequence=result.sequence,
+        sequence=result.name,
         frame=frame.name,
         J=float(result.scores.J[index]),
         F=float(result.scores.F[index]),
         image=image,
-        mask=_read_result(path, truth.shape),
-        truth=truth,
+        mask=is_object(labels, result.object),
+        truth=np.where(truth == VOID, VOID, inside),
     )
 
 

@@ -21,19 +21,26 @@ MEASURES = ("J_mean", "J_recall", "J_decay", "F_mean", "F_recall", "F_decay", "T
 
 @dataclasses.dataclass(frozen=True)
 class SequenceResult:
-    """The scores of one method on one sequence.
+    """The scores of one method on one sequence, or on one object of it.
 
     Attributes:
         sequence: its name.
         frames: names of the scored frames.
         scores: J and F of these frames, and the sequence's T.
         expected: names of all frames that DAVIS scores: all but the first and the last.
+        object: the object's id, where several are scored one by one as DAVIS-2017 does.
     """
 
     sequence: str
     frames: tuple[str, ...]
     scores: metrics.SequenceScores
     expected: tuple[str, ...]
+    object: int | None = None
+
+    @property
+    def name(self) -> str:
+        """What a table calls it."""
+        return self.sequence if self.object is None else f"{self.sequence}, object {self.object}"
 
     @property
     def remark(self) -> str:
@@ -54,7 +61,7 @@ Results = Mapping[str, Sequence[SequenceResult]]  # by method
 
 
 def summarise(results: Sequence[SequenceResult]) -> tuple[float, ...]:
-    """Returns a method's seven values: the plain means over its sequences.
+    """Returns a method's seven values: the plain means over its sequences, or their objects.
 
     T is averaged over the benchmark's stable sequences where there are any among them, else over
     all, and leaves out sequences without a value.
@@ -79,6 +86,20 @@ def left_out(results: Iterable[SequenceResult], sequences: Iterable[str]) -> lis
     """Returns which of the `sequences` a method has no result for, in their order."""
     scored = {result.sequence for result in results}
     return [name for name in sequences if name not in scored]
+
+
+def names_of(results: Results, sequences: Iterable[str]) -> list[str]:
+    """Returns what tables call the results of all methods, in order of the sequences."""
+    rows = [row for method in results.values() for row in method]
+    found = {name: [row for row in rows if row.sequence == name] for name in sequences}
+    return [
+        label
+        for name, same in found.items()
+        for label in dict.fromkeys(
+            row.name for row in sorted(same, key=lambda row: row.object or 0)
+        )
+        or [name]
+    ]
 
 
 def worst_frames(
@@ -125,24 +146,31 @@ def worst_frames(
 def csv_tables(results: Results) -> dict[str, str]:
     """Returns file name -> text of `global.csv`, `per_sequence.csv` and `per_frame.csv`.
 
-    Values are fractions; a cell is empty where there is no value, as for T of a partial result.
+    Values are fractions; a cell is empty where there is no value, as for T of a partial result. A
+    column for the object is there if objects are scored one by one.
 
     Args:
         results: dict of method name -> list of `SequenceResult`.
     """
+    by_object = any(row.object is not None for rows in results.values() for row in rows)
+    behind = ("object",) if by_object else ()
+
+    def place(row: SequenceResult) -> tuple[object, ...]:
+        return row.sequence, *([row.object] if by_object else [])
+
     tables: dict[str, tuple[Sequence[str], Sequence[Sequence[object]]]] = {
         "global.csv": (
             ("method", *MEASURES),
             [(method, *summarise(rows)) for method, rows in results.items()],
         ),
         "per_sequence.csv": (
-            ("method", "sequence", *MEASURES),
-            [(m, row.sequence, *row.measures()) for m, rows in results.items() for row in rows],
+            ("method", "sequence", *behind, *MEASURES),
+            [(m, *place(row), *row.measures()) for m, rows in results.items() for row in rows],
         ),
         "per_frame.csv": (
-            ("method", "sequence", "frame", "J", "F"),
+            ("method", "sequence", *behind, "frame", "J", "F"),
             [
-                (method, row.sequence, *values)
+                (method, *place(row), *values)
                 for method, rows in results.items()
                 for row in rows
                 for values in zip(row.frames, row.scores.J, row.scores.F, strict=True)
@@ -172,14 +200,14 @@ def format_table(results: Results, sequences: Iterable[str] = ()) -> str:
         results: dict of method name -> list of `SequenceResult`.
         sequences: names of all sequences that were asked for; those without a result are listed.
     """
-    width = max((len(row.sequence) for rows in results.values() for row in rows), default=0)
+    width = max((len(row.name) for rows in results.values() for row in rows), default=0)
     width = max(width, len("mean")) + 2
     lines = []
     for method, rows in results.items():
         lines.append(f"{method}")
         lines.append("  " + " " * width + "".join(f"{name:>10}" for name in MEASURES))
         for name, values, remark in (
-            *((row.sequence, row.measures(), row.remark) for row in rows),
+            *((row.name, row.measures(), row.remark) for row in rows),
             ("mean", summarise(rows), ""),
         ):
             cells = "".join(f"{'-' if math.isnan(v) else format(v, '.3f'):>10}" for v in values)
@@ -199,6 +227,8 @@ def _csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def _cell(value: object) -> object:
+    if value is None:
+        return ""
     if isinstance(value, float):
         return "" if math.isnan(value) else f"{value:.6f}"
     return value

@@ -95,7 +95,9 @@ def render(
         lstrip_blocks=True,
     )
     methods = _methods(results, sequences)
-    scored = [name for name in sequences if any(name in method["rows"] for method in methods)]
+    names = report.names_of(results, sequences)
+    scored = [name for name in names if any(name in method["rows"] for method in methods)]
+    scored_sequences = {row.sequence for rows in results.values() for row in rows}
     complete = not any(method["partial"] or method["left_out"] for method in methods)
     return environment.get_template("report.html.jinja").render(
         methods=methods,
@@ -107,7 +109,7 @@ def render(
         examples=[_pictures(example, methods) for example in examples],
         published=PUBLISHED,
         published_sequences=len(VAL_2016),
-        of_published=len(set(scored) & set(VAL_2016)),
+        of_published=len(scored_sequences & set(VAL_2016)),
         comparable=complete and set(scored) == set(VAL_2016),
         legend_colours={
             "prediction only": visualize.ONLY_MASK,
@@ -124,21 +126,22 @@ def render(
 def _methods(results: report.Results, sequences: Sequence[str]) -> list[dict[str, Any]]:
     """What the page says about each method, in their order."""
     methods = []
+    names = report.names_of(results, sequences)
     for number, (name, rows) in enumerate(results.items()):
         methods.append(
             {
                 "name": name,
                 "style": f"m{number % _COLOURS} d{number % _DASHES}",
-                "rows": {row.sequence: row for row in rows},
+                "rows": {row.name: row for row in rows},
                 "measures": report.summarise(rows),
                 "values": {
-                    **dict.fromkeys(sequences, [math.nan] * len(report.MEASURES)),
-                    **{row.sequence: row.measures() for row in rows},
+                    **dict.fromkeys(names, [math.nan] * len(report.MEASURES)),
+                    **{row.name: row.measures() for row in rows},
                 },
                 "frames": sum(len(row.frames) for row in rows),
                 "partial": [row for row in rows if row.remark],
                 "left_out": report.left_out(rows, sequences),
-                "in_T": report.sequences_in_T(rows),
+                "in_T": {row.name for row in rows if row.sequence in report.sequences_in_T(rows)},
             }
         )
     return methods

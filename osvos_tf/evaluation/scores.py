@@ -10,7 +10,7 @@ import numpy as np
 from osvos_tf.errors import InputError
 from osvos_tf.evaluation import metrics
 from osvos_tf.media.images import describe_size
-from osvos_tf.media.masks import VOID, read_mask
+from osvos_tf.media.masks import VOID, read_labels
 
 Masks = str | os.PathLike[str] | np.ndarray | Iterable[Any]
 
@@ -35,16 +35,20 @@ def evaluate(masks: Masks, truth: Masks) -> Scores:
     Args:
         masks: of every frame: a folder of PNGs (or one that `segment` has left), an array
             [frames, height, width], or what `Specialist.segment` yields. Of each, whatever
-            `masks.read_mask` takes; void counts as background.
+            `masks.read_labels` takes; void counts as background.
         truth: likewise; void pixels count nowhere. Of two folders, the truth's names count.
+
+    Returns:
+        A `Scores`. Where both have the ids of several objects, the means over objects, as in
+        DAVIS-2017; else all objects count as one.
 
     Raises:
         InputError: a mask cannot be read or is missing, numbers or sizes differ, or there are fewer
             than three frames.
     """
     names = _names(truth)
-    expected = _read(truth, names, "truth")
-    found = _read(masks, names, "masks")
+    expected, expected_ids = _read(truth, names, "truth")
+    found, found_ids = _read(masks, names, "masks")
     if found.shape != expected.shape:
         raise InputError(
             f"Wanted a mask for each true one, of one size. Got {_describe(found)} for "
@@ -54,9 +58,15 @@ def evaluate(masks: Masks, truth: Masks) -> Scores:
         raise InputError(
             f"Wanted 3 frames or more: the first and the last do not count. Got {len(expected)}."
         )
-    void = expected == VOID
-    scores = metrics.sequence_scores(found == 1, expected == 1, void if void.any() else None)
-    return Scores(float(scores.J.mean()), float(scores.F.mean()), scores.T)
+    if not (len(expected_ids) > 1 and found_ids):
+        expected, found = (np.where(x == VOID, VOID, x > 0) for x in (expected, found))
+    scores = list(metrics.object_scores(found, expected, VOID).values())
+    if not scores:
+        nothing = np.zeros(expected.shape, bool)
+        scores = [metrics.sequence_scores(found == 1, nothing, expected == VOID)]
+    J, F, T = (np.array([getattr(s, name) for s in scores]) for name in ("J", "F", "T"))
+    known = T[~np.isnan(T)]
+    return Scores(float(J.mean()), float(F.mean()), float(known.mean()) if known.size else np.nan)
 
 
 def _folder(masks: Masks) -> pathlib.Path | None:
@@ -77,19 +87,21 @@ def _names(masks: Masks) -> list[str] | None:
     return names
 
 
-def _read(masks: Masks, names: list[str] | None, what: str) -> np.ndarray:
-    """Returns uint8 [frames, height, width], 0 background, 1 object, 255 void."""
+def _read(masks: Masks, names: list[str] | None, what: str) -> tuple[np.ndarray, set[int]]:
+    """Returns label maps, uint8 [frames, height, width], and the ids in them; none: no ids."""
     folder = _folder(masks)
     if folder is not None:
         names = names or _names(masks) or []
         sources: list[Any] = [folder / name for name in names]
     else:
         sources = [getattr(mask, "mask", mask) for mask in masks]  # type: ignore[union-attr]  # no path
-    read = [read_mask(source, picked_by=None) for source in sources]
-    sizes = {mask.shape for mask in read}
+    read = [read_labels(source) for source in sources]
+    sizes = {labels.shape for labels, _ in read}
     if len(sizes) != 1:
         raise InputError(f"Wanted {what} of one size. Got {len(read)} of {len(sizes)} sizes.")
-    return np.stack(read)
+    stack = np.stack([labels for labels, _ in read])
+    ids = set(np.unique(stack).tolist()) - {0, VOID} if any(ids for _, ids in read) else set()
+    return stack, ids
 
 
 def _describe(masks: np.ndarray) -> str:

@@ -17,7 +17,7 @@ from osvos_tf.data import davis
 from osvos_tf.errors import InputError
 from osvos_tf.evaluation import metrics, report
 from osvos_tf.media.images import describe_size
-from osvos_tf.media.masks import VOID, read_mask
+from osvos_tf.media.masks import VOID, read_labels
 
 
 class Task(NamedTuple):
@@ -37,8 +37,8 @@ class Task(NamedTuple):
 def score_all(
     tasks: Mapping[tuple[str, str], Task],
     starting: contextlib.AbstractContextManager[Any],
-) -> Iterator[tuple[tuple[str, str], report.SequenceResult]]:
-    """Yields the `SequenceResult` of each task, as they come, computed on all cores.
+) -> Iterator[tuple[tuple[str, str], tuple[report.SequenceResult, ...]]]:
+    """Yields the `SequenceResult`s of each task, as they come, computed on all cores.
 
     Processes are started within `starting`.
     """
@@ -89,33 +89,61 @@ def _become_worker() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def score_sequence(task: Task) -> report.SequenceResult:
-    """Scores one sequence of one method; may run in a separate process."""
+def score_sequence(task: Task) -> tuple[report.SequenceResult, ...]:
+    """Scores one sequence of one method; may run in a separate process.
+
+    Where both the annotations and the results have ids of several objects, each object is scored
+    on its own; else all of them together as one.
+    """
     frames = task.sequence.frames
-    truth = np.stack([read_mask(annotation(frame), picked_by=None) for frame in frames])
-    void = truth == VOID
-    truth = truth == 1
-    masks = np.zeros_like(truth)
+    truth, ids = _read([annotation(frame) for frame in frames])
+    size = truth.shape[1:]
     scored = [index for index, path in enumerate(task.paths, start=1) if path]
-    for index, path in enumerate(task.paths, start=1):
-        if path:
-            masks[index] = _read_result(path, truth.shape[1:])
-    some_void = void if void.any() else None
-    if len(scored) == len(task.paths):
-        scores = metrics.sequence_scores(masks, truth, some_void)
-    else:  # T compares neighbours, so a sequence with gaps has none
-        arrays = masks[scored], truth[scored], None if some_void is None else void[scored]
-        scores = metrics.SequenceScores(
-            np.asarray(metrics.region_similarity(*arrays)),
-            np.asarray(metrics.boundary_accuracy(*arrays)),
-            np.nan,
+    results = [read_result(path, size) for path in task.paths if path]
+    labels = np.zeros_like(truth)
+    labels[scored] = [found for found, _ in results]
+    void = truth == VOID
+    objects = ids if len(ids) > 1 and any(has_ids for _, has_ids in results) else (None,)
+    return tuple(
+        report.SequenceResult(
+            task.sequence.name,
+            tuple(frames[index].name for index in scored),
+            _scores(is_object(labels, id_), is_object(truth, id_), void, scored),
+            expected=tuple(frame.name for frame in frames[1:-1]),
+            object=id_,
         )
-    return report.SequenceResult(
-        task.sequence.name,
-        tuple(frames[index].name for index in scored),
-        scores,
-        expected=tuple(frame.name for frame in frames[1:-1]),
+        for id_ in objects
     )
+
+
+def is_object(labels: np.ndarray, id_: int | None) -> np.ndarray:
+    """Returns where labels show an object, bool; None: any."""
+    return (labels > 0) & (labels != VOID) if id_ is None else labels == id_
+
+
+def _scores(
+    masks: np.ndarray, truth: np.ndarray, void: np.ndarray, scored: list[int]
+) -> metrics.SequenceScores:
+    """Scores bool masks [frames, height, width], of which only some frames count."""
+    some_void = void if void.any() else None
+    if len(scored) == len(truth) - 2:
+        return metrics.sequence_scores(masks, truth, some_void)
+    # T compares neighbours, so a sequence with gaps has none.
+    arrays = masks[scored], truth[scored], None if some_void is None else void[scored]
+    return metrics.SequenceScores(
+        np.asarray(metrics.region_similarity(*arrays)),
+        np.asarray(metrics.boundary_accuracy(*arrays)),
+        np.nan,
+    )
+
+
+def _read(paths: list[pathlib.Path]) -> tuple[np.ndarray, tuple[int, ...]]:
+    """Returns label maps, uint8 [frames, height, width], and the ids in them; none: no ids."""
+    read = [read_labels(path) for path in paths]
+    labels = np.stack([labels for labels, _ in read])
+    has_ids = any(has_ids for _, has_ids in read)
+    ids = set(np.unique(labels).tolist()) - {0, VOID} if has_ids else set()
+    return labels, tuple(sorted(ids))
 
 
 def annotation(frame: davis.Frame) -> pathlib.Path:
@@ -124,12 +152,12 @@ def annotation(frame: davis.Frame) -> pathlib.Path:
     return frame.mask
 
 
-def _read_result(path: pathlib.Path, size: tuple[int, ...]) -> np.ndarray:
-    """Reads a result mask, bool [height, width]."""
-    mask = read_mask(path, picked_by=None)
-    if mask.shape != size:
+def read_result(path: pathlib.Path, size: tuple[int, ...]) -> tuple[np.ndarray, bool]:
+    """Reads a result mask, see `masks.read_labels`; void counts as background."""
+    labels, has_ids = read_labels(path)
+    if labels.shape != size:
         raise InputError(
-            f"Mask {path} is {describe_size(mask.shape)}, the annotation is {describe_size(size)}. "
-            "Results must have the frames' own size."
+            f"Mask {path} is {describe_size(labels.shape)}, the annotation is "
+            f"{describe_size(size)}. Results must have the frames' own size."
         )
-    return mask == 1
+    return np.where(labels == VOID, 0, labels), has_ids

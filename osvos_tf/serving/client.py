@@ -43,8 +43,8 @@ def connect(
         target: where it is: a folder, `saved_models` with `model`, or `saved_models/NAME`, or a
             version's own folder; `host:port` for gRPC; `http://host:port` for REST.
         model: its name there; not needed for a folder.
-        output: "masks" (uint8 0/1 or ids, by the threshold of the export), "probabilities" (float32), or
-            "contours" (float32; of a two-stream export).
+        output: "masks" (uint8 0/1 or ids, by the threshold of the export), "probabilities"
+            (float32), or "contours" (float32; of a two-stream export).
         version: its number; None takes the server's choice, which is the largest.
         deadline: seconds for one request, all tries together. (REST: seconds of silence.)
         tries: how often a request is sent while the server is UNAVAILABLE, with growing pauses.

@@ -169,7 +169,45 @@ def test_upper_case_suffixes_and_several_objects(fake_davis, results, capsys):
     run(fake_davis, f"--results={results / 'perfect'}", f"--out={results / 'out'}")
     (row,) = read(results / "out" / "global.csv")
     assert float(row["J_mean"]) == 1.0
-    assert "bear: its annotations hold objects 1, 2, scored as one." in capsys.readouterr().out
+    said = "perfect, bear: the annotations hold objects 1, 2, the results no ids: scored as one"
+    assert said in capsys.readouterr().out
+
+
+def save_labels(path, labels):
+    image = Image.fromarray(labels.astype(np.uint8), "P")
+    image.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])
+    image.save(path)
+
+
+def test_each_object_is_scored(fake_davis, results, capsys):
+    """As DAVIS-2017 does, where both have ids; by hand, object 1 is whole and 2 lacks a half."""
+    for sequence in ("bear", "goat"):
+        for path in sorted((fake_davis / "Annotations/480p" / sequence).glob("*.png")):
+            whole = np.asarray(Image.open(path)) > 0
+            if sequence == "bear":
+                columns = np.flatnonzero(whole.any(0))
+                labels = np.zeros(whole.shape, np.uint8)
+                labels[whole] = 1
+                labels[:, columns[len(columns) // 2 :]] *= 2
+                save_labels(path, labels)
+                rows = np.flatnonzero((labels == 2).any(1))
+                labels[: rows[len(rows) // 2]][labels[: rows[len(rows) // 2]] == 2] = 0
+                for result in ("perfect", "moved"):
+                    place = results / result / "bear"
+                    place = place / "masks" if (place / "masks").is_dir() else place
+                    save_labels(place / path.name, labels)
+    run(fake_davis, f"--results={results / 'perfect'}", f"--out={results / 'out'}")
+    rows = read(results / "out" / "per_sequence.csv")
+    assert [(row["sequence"], row["object"]) for row in rows] == [
+        ("bear", "1"), ("bear", "2"), ("goat", ""),
+    ]  # fmt: skip
+    J = [float(row["J_mean"]) for row in rows]
+    assert J[0] == J[2] == 1 and 0.3 < J[1] < 0.7
+    (means,) = read(results / "out" / "global.csv")
+    assert float(means["J_mean"]) == pytest.approx(np.mean(J), abs=1e-5)  # over objects
+    assert {row["object"] for row in read(results / "out" / "per_frame.csv")} == {"1", "2", ""}
+    page = (results / "out" / "report.html").read_text()
+    assert page.count("bear, object 2") > 2 and "bear, object 2" in capsys.readouterr().out
 
 
 def test_partial_results_are_scored_when_asked_for(fake_davis, results, capsys):

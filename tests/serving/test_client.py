@@ -347,7 +347,7 @@ def test_fits_predict_frames(addresses, truth, way):
         found = list(inference.predict_frames(named, predict, batch_size=2))
     assert [name for name, _, _ in found] == [name for name, _ in named]
     for (_, _, probability), expected in zip(found, truth(frames)["probabilities"], strict=True):
-        np.testing.assert_allclose(probability, expected[..., 0], rtol=0, atol=1e-6)
+        np.testing.assert_allclose(probability, expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", SERVERS)
