@@ -182,6 +182,20 @@ def find_missing(out: str | os.PathLike[str]) -> list[str]:
     return [name for name in contents if not os.path.lexists(os.path.join(out, str(name)))]
 
 
+def link_own(out: pathlib.Path, folder: pathlib.Path, *, without: str) -> None:
+    """Gives the files that we wrote into finished results a second name in another folder.
+
+    Args:
+        out: the results.
+        folder: the other one.
+        without: a folder in `out` that is left out.
+    """
+    for name in (read_record(out) or {_CONTENTS: []})[_CONTENTS]:
+        parts = pathlib.PurePosixPath(name).parts
+        if ".." not in parts and parts[:1] not in ((without,), ("/",)) and (out / name).is_file():
+            link(out / name, folder / name)
+
+
 def read_record(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
     """Returns the content of a folder's `RECORD`; None if there is no readable one of ours."""
     try:

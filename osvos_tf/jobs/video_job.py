@@ -3,6 +3,7 @@
 OUT/masks/00000.png       one PNG a frame, 0 and 255, or ids of several objects
 OUT/overlay.mp4           and what else `outputs` makes
 OUT/specialist.keras, specialist.json, annotations/   see `specialist`
+OUT/rounds/001/          results before each correction that was made in place
 OUT/run.json              the record
 """
 
@@ -18,14 +19,13 @@ import numpy as np
 
 from osvos_tf import results, runtime
 from osvos_tf.errors import InputError
-from osvos_tf.jobs import identity, outputs, remarks
+from osvos_tf.jobs import given_masks, identity, outputs, remarks
 from osvos_tf.jobs.outputs import MASKS
 from osvos_tf.media.frames import Frames, open_frames
-from osvos_tf.media.images import open_image
-from osvos_tf.media.mask_pictures import davis_palette
 from osvos_tf.media.masks import check_png
 from osvos_tf.network.parents import PARENTS
 from osvos_tf.parallel import parallel_map
+from osvos_tf.places import link
 from osvos_tf.progress import OnProgress
 from osvos_tf.segmentation import annotations
 from osvos_tf.segmentation.annotations import Annotation
@@ -34,6 +34,8 @@ from osvos_tf.segmentation.options import LearnOptions, SegmentOptions
 if TYPE_CHECKING:
     from osvos_tf.segmentation.segmenter import SegmentedFrame
     from osvos_tf.segmentation.specialist import Specialist
+
+ROUNDS = "rounds"  # folder of results before corrections
 
 # Entries of a record that others read, and their types.
 _RECORD = {
@@ -77,6 +79,15 @@ class VideoJob:
                 )
 
     @property
+    def is_correction(self) -> bool:
+        """Whether it goes on from the results in `out`, which are kept in `ROUNDS`."""
+        if self.specialist is None or not os.path.isdir(self.specialist):
+            return False
+        places = [os.path.realpath(path) for path in (self.specialist, self.out)]
+        rounds = os.path.join(places[1], ROUNDS)
+        return places[0] == places[1] or os.path.dirname(places[0]) == rounds
+
+    @property
     def kinds(self) -> tuple[str, ...]:
         """What is made: the masks and what `save` names, each once."""
         return tuple(kind for kind in outputs.KINDS if kind == MASKS or kind in self.save)
@@ -104,7 +115,7 @@ class VideoJob:
         learn["parent"] = identity.of_file(PARENTS.get(parent, pathlib.Path(parent)))
         segment = dataclasses.asdict(self.segment)
         segment["contour"] = self.segment.contour and identity.of_file(self.segment.contour)
-        masks = [split_mask(mask) for mask in self.masks]
+        masks = [given_masks.split(mask) for mask in self.masks]
         return {
             "command": "segment",
             "frames": identity.of_frames(self.frames),
@@ -142,15 +153,6 @@ class VideoJob:
         return None
 
 
-def split_mask(value: str) -> tuple[str | None, str]:
-    """Returns a mask's frame name and path; None stands for the first frame.
-
-    A path may contain a colon, so anything that is a file is a path.
-    """
-    name, _, path = value.rpartition(":")
-    return (name, path) if name and not os.path.isfile(value) else (None, value)
-
-
 def run(
     job: VideoJob,
     *,
@@ -173,7 +175,7 @@ def run(
         InputError: a mistake in what the job names, see also `results.draft`.
         FloatingPointError: see `loop.train`.
     """
-    frames = open_frames(job.frames).without(split_mask(mask)[1] for mask in job.masks)
+    frames = open_frames(job.frames).without(given_masks.split(mask)[1] for mask in job.masks)
     frames.check()
     given = _annotations(job, frames)
     work = job.work()
@@ -187,7 +189,8 @@ def run(
 
     if job.segment.contour is not None:  # tell a wrong one before the object is learned
         load_contour(job.segment.contour)
-    with results.draft(job.out, work, overwrite=job.overwrite) as draft:
+    overwrite = job.overwrite or job.is_correction
+    with results.draft(job.out, work, overwrite=overwrite) as draft:
         specialist = _known(job, work, draft, given)
         if specialist is None:
             specialist = _learn(job, frames, given, on_progress)
@@ -199,6 +202,8 @@ def run(
         started = time.monotonic()
         found = _write_frames(job, frames, specialist, draft.folder, on_progress)
         record = _record(job, frames, specialist, found, time.monotonic() - started)
+        if job.is_correction:
+            _keep_rounds(pathlib.Path(job.out), draft.folder)
         draft.publish({"versions": runtime.versions(tf), **record})
     return results.read_record(job.out) or {}
 
@@ -215,7 +220,7 @@ def _learn(
     if job.specialist is None:
         return specialist.learn_from(given, job.learn, on_progress)
     known = specialist.load(job.specialist)
-    if not given:
+    if all(any(_are_same((new,), (old,)) for old in known.annotations) for new in given):
         return known
     changes = {"updates": job.learn.updates, "budget": job.learn.budget}
     return known.correct(
@@ -263,20 +268,11 @@ def _annotations(job: VideoJob, frames: Frames) -> tuple[Annotation, ...]:
                 "Wanted a `mask` to learn the object from, or a `specialist` that knows it already."
             )
         return ()
-    paths = masks_by_frame(job, frames)
     masks: dict[int | str, annotations.Masks] = {
-        name: found if len(found) > 1 else found[0] for name, found in paths.items()
+        name: tuple(paths) if len(paths) > 1 else paths[0]
+        for name, paths in given_masks.by_frame(job.masks, frames).items()
     }
     return annotations.read_annotations(frames, masks, job.learn.object, job.learn.mask_threshold)
-
-
-def masks_by_frame(job: VideoJob, frames: Frames) -> dict[str, list[annotations.Mask]]:
-    """Returns name of a frame -> paths of its masks."""
-    paths: dict[str, list[annotations.Mask]] = {}
-    for value in job.masks:
-        name, path = split_mask(value)
-        paths.setdefault(frames.find(0 if name is None else name), []).append(path)
-    return paths
 
 
 def _check_place(job: VideoJob, work: Mapping[str, Any], frames: Frames) -> None:
@@ -286,25 +282,12 @@ def _check_place(job: VideoJob, work: Mapping[str, Any], frames: Frames) -> None
     byte.
     """
     networks = [path for path in (job.learn.parent, job.segment.contour) if path]
-    if job.specialist and os.path.realpath(job.specialist) != os.path.realpath(job.out):
-        networks.append(job.specialist)  # in its own place it is read before it is replaced
+    if job.specialist and not job.is_correction:  # else it is read before it is replaced
+        networks.append(job.specialist)
     inputs = [job.frames, *(path for path in networks if os.path.exists(path))]
-    for name, paths in masks_by_frame(job, frames).items():
-        own_place = os.path.realpath(pathlib.Path(job.out, MASKS, f"{name}.png"))
-        inputs += [
-            path
-            for path in map(str, paths)
-            if os.path.realpath(path) != own_place or not _is_written_so(path)
-        ]
-    results.require_place(job.out, work, overwrite=job.overwrite, inputs=inputs)
-
-
-def _is_written_so(path: str) -> bool:
-    """Returns whether a mask's file is as results have it: grey, 0 and 255, or with a palette."""
-    with open_image(path) as image:
-        if image.mode == "P":
-            return image.getpalette() == davis_palette()
-        return image.mode == "L" and set(np.unique(np.asarray(image)).tolist()) <= {0, 255}
+    inputs += given_masks.outside(job.masks, frames, os.path.join(job.out, MASKS))
+    overwrite = job.overwrite or job.is_correction
+    results.require_place(job.out, work, overwrite=overwrite, inputs=inputs)
 
 
 def _known(
@@ -346,7 +329,7 @@ def _write_frames(
     """Writes what is wanted of all frames; returns what the record says of each."""
     for kind in outputs.FOLDERS:
         shutil.rmtree(folder / kind, ignore_errors=True)  # of a killed run
-    kept = _masks_in_place(job)
+    kept = given_masks.in_place(job.masks, os.path.join(job.out, MASKS))
     place = outputs.Place(folder, frames, specialist.objects)
     with outputs.opened(job.kinds, place) as write:
 
@@ -360,15 +343,13 @@ def _write_frames(
         return dict(parallel_map(write_all, segmented, ahead=1))
 
 
-def _masks_in_place(job: VideoJob) -> dict[str, str]:
-    """Returns frame -> file of the masks that lie where results will replace them."""
-    place = os.path.realpath(os.path.join(job.out, MASKS))
-    paths = [split_mask(value)[1] for value in job.masks]
-    return {
-        pathlib.Path(path).stem: path
-        for path in paths
-        if os.path.dirname(os.path.realpath(path)) == place
-    }
+def _keep_rounds(out: pathlib.Path, folder: pathlib.Path) -> None:
+    """Keeps the results in `out` as one more round of those that are made in `folder`."""
+    shutil.rmtree(folder / ROUNDS, ignore_errors=True)  # of a killed run
+    earlier = sorted((out / ROUNDS).iterdir()) if (out / ROUNDS).is_dir() else []
+    for number, place in enumerate(earlier, start=1):
+        link(place, folder / ROUNDS / f"{number:03d}")
+    results.link_own(out, folder / ROUNDS / f"{len(earlier) + 1:03d}", without=ROUNDS)
 
 
 def _as_flags(job: VideoJob) -> dict[str, Any]:

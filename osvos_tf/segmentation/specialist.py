@@ -17,7 +17,6 @@ import dataclasses
 import hashlib
 import os
 import pathlib
-import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -32,16 +31,13 @@ from osvos_tf.media.frames import Frames, open_video
 from osvos_tf.media.images import describe_size, read_image
 from osvos_tf.media.masks import VOID
 from osvos_tf.network import DEFAULT_THRESHOLD, model
-from osvos_tf.network.files import load_model, save_model
-from osvos_tf.network.parents import PARENTS
-from osvos_tf.network.precision import with_precision
-from osvos_tf.progress import OnProgress, Progress
+from osvos_tf.network.files import save_model
+from osvos_tf.progress import OnProgress
 from osvos_tf.segmentation import annotations as annotated
-from osvos_tf.segmentation import objects
+from osvos_tf.segmentation import learning, objects
 from osvos_tf.segmentation.annotations import Annotation, Masks
 from osvos_tf.segmentation.options import LearnOptions, SegmentOptions, with_changes
 from osvos_tf.segmentation.segmenter import SegmentedFrame, Segmenter, load_contour
-from osvos_tf.training import one_shot
 
 NETWORK = "specialist.keras"
 RECORD = "specialist.json"
@@ -49,9 +45,6 @@ ANNOTATIONS = "annotations"
 
 Source = str | os.PathLike[str] | np.ndarray | Frames
 
-# A network without a parent is half as wide as VGG16: with one mask there is little to learn from.
-_RANDOM_WIDTH = 0.5
-_RANDOM_HEIGHT = 240
 # Of the first training's updates, those that a correction takes: it begins with what is known.
 _CORRECTION = 1 / 3
 
@@ -146,8 +139,17 @@ class Specialist:
                 f"these are {describe_size(given[0].frame.shape)}. Correct frames of "
                 "one size."
             )
-        corrected = _train(self.network, (*kept, *given), options, self.objects, on_progress)
-        return dataclasses.replace(corrected, options=self.options)
+        annotations = (*kept, *given)
+        learned = learning.train(
+            self.network, annotations, tuple(self.objects), options, on_progress
+        )
+        return dataclasses.replace(
+            self,
+            network=learned.network,
+            annotations=annotations,
+            losses=learned.losses,
+            seconds=learned.seconds,
+        )
 
     def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Writes the specialist to a folder, whole or not at all.
@@ -267,12 +269,11 @@ def learn_from(
     on_progress: OnProgress | None = None,
 ) -> Specialist:
     """Learns objects from annotated frames that were read, see `learn`."""
-    parent = _parent(options, annotations[0].frame.shape[0])
     ids = sorted(set().union(*(objects.ids_in(known.mask) for known in annotations)))
-    if len(ids) > 1:
-        parent = model.with_objects(parent, len(ids))
+    parent = learning.parent(options, annotations[0].frame.shape[0], len(ids))
+    learned = learning.train(parent, annotations, ids, options, on_progress)
     names = {number: f"object {number}" for number in ids}
-    return _train(parent, annotations, options, names, on_progress)
+    return Specialist(learned.network, annotations, options, names, learned.losses, learned.seconds)
 
 
 def load(path: str | os.PathLike[str]) -> Specialist:
@@ -286,7 +287,7 @@ def load(path: str | os.PathLike[str]) -> Specialist:
     """
     path = pathlib.Path(os.path.expanduser(path))
     if not path.is_dir():
-        network = _foreground(path)
+        network = learning.load_foreground(path)
         ids = range(1, model.objects_of(network) + 1)
         return Specialist(network, objects={number: f"object {number}" for number in ids})
     if not (path / NETWORK).is_file():
@@ -297,7 +298,7 @@ def load(path: str | os.PathLike[str]) -> Specialist:
     try:
         record: Any = files.read_json(path / RECORD)
         names = {int(number): str(name) for number, name in record["objects"].items()}
-        network = _foreground(path / NETWORK)
+        network = learning.load_foreground(path / NETWORK)
         if len(names) != model.objects_of(network) or not all(0 < n < VOID for n in names):
             raise ValueError(
                 f"wanted {model.objects_of(network)} objects, 1 to {VOID - 1}, got {sorted(names)}"
@@ -327,13 +328,6 @@ def load(path: str | os.PathLike[str]) -> Specialist:
         ) from error
 
 
-def _foreground(path: str | os.PathLike[str]) -> keras.Model:
-    network = load_model(path)
-    if network.name == "contour":
-        raise InputError(f"'{path}' holds a contour network. Wanted a foreground network.")
-    return network
-
-
 def _open(source: Source, masks: Mapping[int | str, Masks] | None = None) -> Frames:
     """Opens a video; masks that lie among its frames are none of them."""
     frames = open_video(source)
@@ -346,57 +340,6 @@ def _open(source: Source, masks: Mapping[int | str, Masks] | None = None) -> Fra
         frames = frames.without(mask for mask in given if isinstance(mask, (str, os.PathLike)))
     frames.check()
     return frames
-
-
-def _parent(options: LearnOptions, frame_height: int) -> keras.Model:
-    """Returns the network that training starts from."""
-    if options.parent in PARENTS:
-        return load_model(PARENTS[options.parent])
-    if options.parent != "random":
-        return _foreground(os.path.expanduser(options.parent))
-    network = model.build_foreground(
-        width_multiplier=_RANDOM_WIDTH, start="scratch", seed=options.seed
-    )
-    network.get_layer("preprocess").working_height = min(_RANDOM_HEIGHT, frame_height)
-    return network
-
-
-def _train(
-    network: keras.Model,
-    annotations: tuple[Annotation, ...],
-    options: LearnOptions,
-    names: Mapping[int, str],
-    on_progress: OnProgress | None,
-) -> Specialist:
-    """Returns the specialist that a copy of the network becomes."""
-    stage = options.stage()
-    network = with_precision(network, options.precision)
-    if options.height is not None:
-        network.get_layer("preprocess").working_height = options.height
-    started = time.monotonic()
-    total = None if options.updates is None and options.budget is not None else stage.updates
-
-    def on_update(update: int, loss: float) -> None:
-        if on_progress is not None:
-            on_progress(Progress("learn", update, total, time.monotonic() - started, loss))
-
-    history = one_shot.learn(
-        network,
-        np.stack([known.frame for known in annotations]),
-        np.stack([objects.ranks(known.mask, tuple(names)) for known in annotations]),
-        stage,
-        budget=options.budget,
-        seed=options.seed,
-        on_update=on_update,
-    )
-    return Specialist(
-        with_precision(network, "float32"),
-        annotations,
-        options,
-        names,
-        history.losses,
-        round(time.monotonic() - started, 3),
-    )
 
 
 def _labels(path: pathlib.Path, ids: tuple[int, ...]) -> np.ndarray:

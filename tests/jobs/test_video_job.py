@@ -14,7 +14,7 @@ from PIL import Image
 
 from osvos_tf import results
 from osvos_tf.errors import InputError
-from osvos_tf.jobs import identity, remarks, video_job
+from osvos_tf.jobs import given_masks, identity, remarks, video_job
 from osvos_tf.jobs.video_job import VideoJob
 from osvos_tf.media.masks import read_mask, write_mask
 from osvos_tf.media.video_writer import write_video
@@ -117,11 +117,11 @@ def test_a_job_whose_options_do_not_fit_is_refused(job):
 
 def test_what_is_a_file_is_a_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert video_job.split_mask("00002:a.png") == ("00002", "a.png")
-    assert video_job.split_mask("a.png") == (None, "a.png")
-    assert video_job.split_mask("a:b:c.png") == ("a:b", "c.png")
+    assert given_masks.split("00002:a.png") == ("00002", "a.png")
+    assert given_masks.split("a.png") == (None, "a.png")
+    assert given_masks.split("a:b:c.png") == ("a:b", "c.png")
     (tmp_path / "00002:a.png").touch()
-    assert video_job.split_mask("00002:a.png") == (None, "00002:a.png")
+    assert given_masks.split("00002:a.png") == (None, "00002:a.png")
 
 
 # --- whole, or not --------------------------------------------------------------------------------
@@ -400,7 +400,7 @@ def test_given_masks_come_back_as_they_were_given(job, parent, follow):
     record = video_job.run(job)
     for name, given_ in zip(("00000", "00002", "00003"), job.masks, strict=True):
         found = pathlib.Path(job.out, "masks", f"{name}.png")
-        expected = read_mask(video_job.split_mask(given_)[1])
+        expected = read_mask(given_masks.split(given_)[1])
         np.testing.assert_array_equal(read_mask(found), expected)
         said = record["found"][name]
         assert (said["area"], said["confidence"]) == (expected.sum(), 1.0)

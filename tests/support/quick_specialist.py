@@ -12,7 +12,8 @@ import types
 import numpy as np
 
 from osvos_tf.errors import InputError
-from osvos_tf.segmentation import specialist
+from osvos_tf.network import model
+from osvos_tf.segmentation import learning, specialist
 from osvos_tf.segmentation.segmenter import SegmentedFrame
 from osvos_tf.training import loop, one_shot
 
@@ -60,8 +61,8 @@ def install(monkeypatch):
 
     monkeypatch.setattr(specialist, "Specialist", Quick)
     monkeypatch.setattr(one_shot, "learn", learn)
-    monkeypatch.setattr(specialist, "load_model", load_model)
+    monkeypatch.setattr(learning, "load_model", load_model)
     monkeypatch.setattr(specialist, "save_model", save_model)
-    monkeypatch.setattr(specialist.model, "with_objects", lambda network, count: network_of(count))
-    monkeypatch.setattr(specialist, "with_precision", lambda network, precision: network)
+    monkeypatch.setattr(model, "with_objects", lambda network, count: network_of(count))
+    monkeypatch.setattr(learning, "with_precision", lambda network, precision: network)
     return trainings
