@@ -74,18 +74,23 @@ def follow_objects(
 
 
 class _Track(NamedTuple):
-    """Where an object was last: its bounding box, None for anywhere, and its area in pixels."""
+    """Where an object was last: its bounding box, None for anywhere, and its area in pixels.
+
+    `reach` is a factor on the margin around the box.
+    """
 
     box: Window | None
     area: int
+    reach: float = 1.0
 
 
 class Follower:
     """Predictions in a window that follows the objects: less to compute, fewer wrong finds.
 
     Each object has a window, which is its bounding box in the frame before, with a margin, and is
-    found nowhere else. A frame is predicted again, with the whole of it as that window, where an
-    object touches its window's border or is lost: gone, or shrunk to a fraction of what it was.
+    found nowhere else. Where an object touches its window's border or is lost, gone or shrunk to a
+    fraction of what it was, the frame is predicted again with margins twice as wide, up to the
+    whole frame: so that a thing of the same looks far away is not taken for one that has moved.
     What is predicted is the smallest window around those of all objects.
 
     Args:
@@ -136,7 +141,7 @@ class Follower:
             return Window(0, 0, *self._size)
         ends = []
         for first, last, length in zip(track.box[:2], track.box[2:], self._size, strict=True):
-            margin = max(_LEAST_MARGIN * max(self._size), _MARGIN * (last - first))
+            margin = track.reach * max(_LEAST_MARGIN * max(self._size), _MARGIN * (last - first))
             low = max(0, math.floor((first - margin) / _GRID) * _GRID)
             high = min(length, math.ceil((last + margin) / _GRID) * _GRID)
             ends.append((low, high))
@@ -161,7 +166,8 @@ class Follower:
             found = part.cut(probabilities[..., number]) > self._threshold
             track = _track(found, own)
             if self._tracks and self._is_lost(found, own, track.area, self._tracks[number].area):
-                self._tracks[number] = self._tracks[number]._replace(box=None)
+                before = self._tracks[number]
+                self._tracks[number] = before._replace(reach=2 * before.reach)
                 is_lost = True
             tracks.append(track)
         if not is_lost:

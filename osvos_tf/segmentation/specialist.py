@@ -110,7 +110,7 @@ class Specialist:
             masks: as for `learn`; they replace what was given for the same frames.
             on_progress: as for `learn`.
             changes: options by their names. All others are this specialist's own, but for
-                `updates`: a third of what its own come to.
+                `updates`, or `budget` where that ends training: a third of its own.
 
         Returns:
             A new specialist; this one stays as it is.
@@ -121,8 +121,7 @@ class Specialist:
         """
         options = with_changes(LearnOptions, self.options, changes)
         if not {"updates", "budget"} & set(changes):
-            updates = max(1, round(_CORRECTION * (self.options.updates or len(self.losses))))
-            options = dataclasses.replace(options, updates=updates, budget=None)
+            options = _for_correction(options)
         given = annotated.read_annotations(
             _open(video, masks),
             masks,
@@ -340,6 +339,14 @@ def _open(source: Source, masks: Mapping[int | str, Masks] | None = None) -> Fra
         frames = frames.without(mask for mask in given if isinstance(mask, (str, os.PathLike)))
     frames.check()
     return frames
+
+
+def _for_correction(options: LearnOptions) -> LearnOptions:
+    """Returns how a specialist that has learned by these options learns further."""
+    if options.updates is None and options.budget is not None:
+        return dataclasses.replace(options, budget=_CORRECTION * options.budget)
+    updates = max(1, round(_CORRECTION * options.stage().updates))
+    return dataclasses.replace(options, updates=updates, budget=None)
 
 
 def _labels(path: pathlib.Path, ids: tuple[int, ...]) -> np.ndarray:

@@ -300,6 +300,13 @@ def test_a_correction_takes_a_third_of_the_updates(quick, frames, mask, parent):
     learned.correct(frames, {1: mask}).correct(frames, {2: mask})
     learned.correct(frames, {1: mask}, updates=5)
     assert [stage.updates for stage in quick] == [6, 2, 2, 5]
+    quick.clear()
+    learned = osvos_tf.learn(frames, {0: mask}, parent=parent)
+    learned.correct(frames, {1: mask}).correct(frames, {2: mask})
+    third = round(quick[0].updates / 3)
+    assert [stage.updates for stage in quick[1:]] == [third, third]  # in every round
+    within = osvos_tf.learn(frames, {0: mask}, parent=parent, budget=6.0)
+    assert specialist._for_correction(within.options).budget == 2.0
 
 
 def test_corrections_of_another_size(dog, mask):
