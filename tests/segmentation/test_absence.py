@@ -8,7 +8,7 @@ from osvos_tf.evaluation import metrics
 from osvos_tf.jobs import remarks
 
 pytestmark = pytest.mark.slow
-HOW = {"updates": 100, "precision": "float32"}
+HOW = {"updates": 200, "precision": "float32"}
 
 
 def disc(size, row, column, radius):
