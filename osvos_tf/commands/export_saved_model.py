@@ -9,6 +9,7 @@ folder `models.config` (every model there), `batching.config` and `compose.yaml`
 seconds, most of them for starting TensorFlow.
 """
 
+import os
 from typing import Any
 
 from absl import flags
@@ -20,7 +21,11 @@ from osvos_tf.network import DEFAULT_THRESHOLD, model_store
 
 FLAGS = flags.FlagValues()
 shared_flags.define_path(
-    "model", None, "The network, a .keras file.", required=True, flag_values=FLAGS
+    "model",
+    None,
+    "The network, a .keras file, or a specialist's folder. Ids of several objects come from there.",
+    required=True,
+    flag_values=FLAGS,
 )
 shared_flags.define_path(
     "out",
@@ -58,10 +63,15 @@ def main(args: flags.FlagValues) -> None:
     from osvos_tf.network import saved_model
 
     model_store.check_folder(args.out, args.version)
-    network = _load(args.model, "foreground")
+    network, ids = _load_specialist(args.model)
     contour = None if args.contour is None else _load(args.contour, "contour")
     path = saved_model.export_saved_model(
-        network, args.out, contour=contour, threshold=args.threshold, version=args.version
+        network,
+        args.out,
+        contour=contour,
+        threshold=args.threshold,
+        ids=ids,
+        version=args.version,
     )
     megabytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) / 1e6
     print(
@@ -73,6 +83,26 @@ def main(args: flags.FlagValues) -> None:
 def run() -> None:
     """Runs the console command."""
     cli.run(main, FLAGS, __doc__, GROUPS)
+
+
+def _load_specialist(path: str) -> tuple[Any, tuple[int, ...] | None]:
+    """Returns the foreground network, and its objects' ids where a specialist's folder says them.
+
+    Args:
+        path: a `.keras` file, which may lie in a specialist's folder, or that folder.
+    """
+    from osvos_tf.network.model import objects_of
+    from osvos_tf.segmentation import specialist
+
+    folder = path if os.path.isdir(path) else os.path.dirname(path)
+    file = os.path.join(path, specialist.NETWORK) if os.path.isdir(path) else path
+    network = _load(file, "foreground")
+    is_known = os.path.basename(file) == specialist.NETWORK and os.path.isfile(
+        os.path.join(folder, specialist.RECORD)
+    )
+    if objects_of(network) == 1 or not is_known:
+        return network, None
+    return network, tuple(specialist.load(folder or ".").objects)
 
 
 def _load(path: str, kind: str) -> Any:

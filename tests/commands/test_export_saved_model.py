@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import osvos_tf
 from osvos_tf.commands import cli, export_saved_model
 from osvos_tf.errors import InputError
 from osvos_tf.network import model
@@ -34,6 +35,24 @@ def arguments(networks, tmp_path):
 def run(arguments):
     flags = [f"--{name}={value}" for name, value in arguments.items() if value is not None]
     export_saved_model.main(cli.parse(export_saved_model.FLAGS, flags))
+
+
+def test_ids_come_from_the_specialists_folder(networks, tmp_path, arguments):
+    frames = np.random.default_rng(0).integers(0, 255, (2, 48, 64, 3), np.uint8)
+    labels = np.zeros((48, 64), np.uint8)
+    labels[8:20, 8:20], labels[24:40, 30:50] = 4, 9
+    both = osvos_tf.learn(
+        frames, {0: labels}, parent=networks / "foreground.keras", updates=1, precision="float32"
+    )
+    both.save(tmp_path / "both")
+    for number, path in enumerate(("both", "both/specialist.keras"), start=1):
+        run({**arguments, "model": tmp_path / path, "threshold": 0.0})
+        served = load(arguments["out"] / str(number)).signatures["serving_default"]
+        assert set(np.unique(served(images=tf.constant(frames))["masks"])) <= {4, 9}
+    (tmp_path / "bare.keras").write_bytes((tmp_path / "both/specialist.keras").read_bytes())
+    run({**arguments, "model": tmp_path / "bare.keras", "threshold": 0.0})
+    served = load(arguments["out"] / "3").signatures["serving_default"]
+    assert set(np.unique(served(images=tf.constant(frames))["masks"])) <= {1, 2}
 
 
 def load(folder):

@@ -2,7 +2,9 @@
 
 import json
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from osvos_tf.commands import cli, query, segment
 from osvos_tf.data import davis
@@ -250,3 +252,28 @@ def test_exit_status_of_a_users_mistake(arguments, commands):
     for flag in (flags, ["--server=x"], [*flags, "--batch_size=0"], [*flags, "word"]):
         status, said = commands.finish("query", flag)
         assert status == 2 and said.startswith("query: ") and "Traceback" not in said
+
+
+@pytest.mark.parametrize("kind", SERVERS)
+def test_several_objects(arguments, specialist, tmp_path, kind):
+    """Their ids come back, in frames that show the first alone as well."""
+    several = model.with_objects(load_model(specialist), 3)
+    fused = several.get_layer("fused")
+    kernel, bias = fused.get_weights()
+    fused.set_weights([kernel * [1, -1, 0.5], bias + [0.01, 0, 0]])
+    folder = tmp_path / "several"
+    saved_model.export_saved_model(several, folder / "cats", threshold=0.5, ids=(2, 5, 9))
+    with model_server.ModelServer({"cats": folder / "cats"}) as server:
+        place = {
+            "grpc": f"127.0.0.1:{server.grpc_port}",
+            "rest": f"http://127.0.0.1:{server.rest_port}",
+            "folder": str(folder),
+        }[kind]
+        flags = {**arguments, "server": place, "model": "cats"}
+        run({**flags, "snap": "none"})
+        with pytest.raises(InputError, match=r"knows 3 objects.*--snap=none"):
+            run({**flags, "out": tmp_path / "snapped"})
+    found = [Image.open(path) for path in sorted((arguments["out"] / "masks").iterdir())]
+    assert {image.mode for image in found} == {"P"}
+    labels = np.stack([np.array(image) for image in found])
+    assert {2, 5} <= set(np.unique(labels).tolist()) <= {0, 2, 5, 9}

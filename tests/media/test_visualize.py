@@ -12,6 +12,7 @@ from osvos_tf.media.visualize import (
     difference,
     label,
     overlay,
+    overlay_objects,
 )
 
 FRAME = np.full((60, 80, 3), 100, np.uint8)
@@ -33,6 +34,15 @@ def test_overlay_tints_inside_and_outlines_twice():
     far[18:42, 28:62] = False
     np.testing.assert_array_equal(picture[far], FRAME[far])
     np.testing.assert_array_equal(FRAME, before)
+
+
+def test_objects_have_the_palettes_colours():
+    labels = np.zeros(SQUARE.shape, np.uint8)
+    labels[SQUARE > 0], labels[2:9, 2:9] = 2, 1
+    picture = overlay_objects(FRAME, labels)
+    once = overlay(FRAME, labels == 1, (128, 0, 0))
+    np.testing.assert_array_equal(picture, overlay(once, labels == 2, (0, 128, 0)))
+    np.testing.assert_array_equal(overlay_objects(FRAME, labels * 0), FRAME)
 
 
 def test_overlay_outline_grows_with_the_frame():
