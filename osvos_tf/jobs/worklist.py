@@ -21,6 +21,7 @@ from typing import Any
 from osvos_tf.data import davis
 from osvos_tf.errors import InputError
 from osvos_tf.media.frames import open_frames
+from osvos_tf.media.masks import object_ids
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,16 +43,37 @@ class Item:
 
 
 def from_davis(sequences: Iterable[davis.Sequence]) -> tuple[Item, ...]:
-    """Returns an `Item` for each `davis.Sequence`, annotated by its first mask."""
+    """Returns an `Item` for each `davis.Sequence`.
+
+    It is annotated by its first mask, and, where not all frames have one as in YouTube-VOS, by
+    those that show an object for the first time.
+    """
     items = []
     for sequence in sequences:
-        first = next(frame for frame in sequence.frames if frame.mask)
-        folder = first.image.parent
+        given = _introducing(sequence)
+        folder = given[0].image.parent
         # A list may leave out frames that lie in the folder, the first among them.
-        is_first = open_frames(folder).names[0] == first.name
-        mask = str(first.mask) if is_first else f"{first.name}:{first.mask}"
-        items.append(Item(sequence.name, str(folder), (mask,)))
+        first = open_frames(folder).names[0]
+        masks = [
+            str(frame.mask) if frame.name == first else f"{frame.name}:{frame.mask}"
+            for frame in given
+        ]
+        items.append(Item(sequence.name, str(folder), tuple(masks)))
     return _check(items, "The split")
+
+
+def _introducing(sequence: davis.Sequence) -> list[davis.Frame]:
+    """Returns the annotated frames that are given."""
+    annotated = [frame for frame in sequence.frames if frame.mask]
+    if len(annotated) == len(sequence.frames):
+        return annotated[:1]
+    given, seen = annotated[:1], set(object_ids(str(annotated[0].mask)))
+    for frame in annotated[1:]:
+        ids = set(object_ids(str(frame.mask)))
+        if ids - seen:
+            given.append(frame)
+            seen |= ids
+    return given
 
 
 def read_list(

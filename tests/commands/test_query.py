@@ -260,7 +260,7 @@ def test_several_objects(arguments, specialist, tmp_path, kind):
     several = model.with_objects(load_model(specialist), 3)
     fused = several.get_layer("fused")
     kernel, bias = fused.get_weights()
-    fused.set_weights([kernel * [1, -1, 0.5], bias + [0.01, 0, 0]])
+    fused.set_weights([kernel * [1, -1, 0.5], bias + np.array([0.01, 0, 0])])
     folder = tmp_path / "several"
     saved_model.export_saved_model(several, folder / "cats", threshold=0.5, ids=(2, 5, 9))
     with model_server.ModelServer({"cats": folder / "cats"}) as server:

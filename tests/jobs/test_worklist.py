@@ -2,13 +2,15 @@
 
 import pathlib
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from osvos_tf.data import davis
+from osvos_tf.data import davis, youtube_vos
 from osvos_tf.errors import InputError
 from osvos_tf.jobs import worklist
+from osvos_tf.media.masks import write_labels
 
 
 def write_list(folder, *lines):
@@ -137,3 +139,16 @@ def test_results_are_lines_and_the_last_one_counts(tmp_path):
 def test_each_shard_has_its_own_file():
     assert worklist.results_path("out").name == "results.jsonl"
     assert worklist.results_path("out", 3, 16).name == "results-00003-of-00016.jsonl"
+
+
+def test_frames_that_show_an_object_first_are_given(fake_davis):
+    """As in YouTube-VOS, whose valid split has no other masks."""
+    masks = fake_davis / "Annotations/480p/bear"
+    (masks / "00001.png").unlink()
+    for number, ids in ((0, (1, 2)), (2, (2, 1)), (3, (4, 1))):
+        labels = np.zeros((48, 80), np.uint8)
+        labels[:9], labels[20:30] = ids
+        write_labels(masks / f"{number:05d}.png", labels)
+    tree = youtube_vos.read_tree(fake_davis, "train", sequences=["bear"])
+    (item,) = worklist.from_davis(tree)
+    assert item.masks == (str(masks / "00000.png"), f"00003:{masks / '00003.png'}")
