@@ -33,6 +33,9 @@ EXTRAS = {
         "prometheus-client>=0.20,<1",  # its /metrics
         "requests>=2.31,<3",  # the REST client
     ],
+    "studio": [
+        "aiohttp>=3.13.3,<4",  # the page's server; the page itself loads nothing
+    ],
     "addons": [  # the last stack that it supports; tests/test_addons.py holds our own against it
         "tensorflow-addons>=0.23,<0.24",
         "tensorflow>=2.15.1,<2.16",
@@ -54,7 +57,7 @@ EXTRAS = {
 }
 COMMANDS = [
     "davis_to_tfrecord", "train_parent", "train_contour", "segment", "segment_dataset", "evaluate",
-    "import_weights", "export_saved_model", "serve", "query", "demo",
+    "import_weights", "export_saved_model", "serve", "query", "studio", "demo",
 ]  # fmt: skip
 
 setup(
@@ -68,7 +71,13 @@ setup(
     package_dir={"": "."},  # an editable install is then a path, without a finder at each start
     packages=find_packages(include=["osvos_tf", "osvos_tf.*"]),
     package_data={
-        "osvos_tf": ["py.typed", "*/*.jinja", "network/parents/*", "network/beside_models/*"]
+        "osvos_tf": [
+            "py.typed",
+            "*/*.jinja",
+            "network/parents/*",
+            "network/beside_models/*",
+            "studio/static/*",
+        ]
     },
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,

@@ -13,6 +13,7 @@ class InputError(ValueError):
 # for `osvos_tf[serving]`.
 PACKAGES = {
     "serving": '"tensorflow-serving-api<2.22" grpcio aiohttp prometheus-client requests',
+    "studio": "aiohttp",
     "distributed": "ray",
 }
 

@@ -58,6 +58,7 @@ class VideoJob:
             masks it is used as it is; with masks it learns further.
         save: what is made beside the masks, of `outputs.KINDS`.
         overwrite: replace finished results of other work.
+        keep: the same, and keep what was there as a round; corrections in place always do.
     """
 
     frames: str
@@ -68,6 +69,7 @@ class VideoJob:
     specialist: str | None = None
     save: tuple[str, ...] = ("overlay",)
     overwrite: bool = False
+    keep: bool = False
 
     def __post_init__(self) -> None:
         """Raises InputError where something is to be made that cannot be."""
@@ -189,7 +191,7 @@ def run(
 
     if job.segment.contour is not None:  # tell a wrong one before the object is learned
         load_contour(job.segment.contour)
-    overwrite = job.overwrite or job.is_correction
+    overwrite = job.overwrite or job.keep or job.is_correction
     with results.draft(job.out, work, overwrite=overwrite) as draft:
         specialist = _known(job, work, draft, given)
         if specialist is None:
@@ -202,7 +204,7 @@ def run(
         started = time.monotonic()
         found = _write_frames(job, frames, specialist, draft.folder, on_progress)
         record = _record(job, frames, specialist, found, time.monotonic() - started)
-        if job.is_correction:
+        if (job.keep or job.is_correction) and results.read_record(job.out) is not None:
             _keep_rounds(pathlib.Path(job.out), draft.folder)
         draft.publish({"versions": runtime.versions(tf), **record})
     return results.read_record(job.out) or {}
@@ -286,7 +288,7 @@ def _check_place(job: VideoJob, work: Mapping[str, Any], frames: Frames) -> None
         networks.append(job.specialist)
     inputs = [job.frames, *(path for path in networks if os.path.exists(path))]
     inputs += given_masks.outside(job.masks, frames, os.path.join(job.out, MASKS))
-    overwrite = job.overwrite or job.is_correction
+    overwrite = job.overwrite or job.keep or job.is_correction
     results.require_place(job.out, work, overwrite=overwrite, inputs=inputs)
 
 

@@ -1,0 +1,447 @@
+"""The studio's server: a thin layer of HTTP over the desk and the learner.
+
+It listens on this machine alone. Every request needs the token that the address holds (a cookie
+keeps it), names this machine as its host, and, where it changes something, comes from this page:
+so another page in the same browser can do nothing here.
+"""
+
+import asyncio
+import contextlib
+import json
+import pathlib
+import secrets
+import tempfile
+import zipfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import cv2
+import numpy as np
+from aiohttp import web
+
+from osvos_tf import files
+from osvos_tf.errors import InputError
+from osvos_tf.media.images import MAX_PIXELS
+from osvos_tf.media.mask_pictures import davis_palette
+from osvos_tf.media.masks import read_labels
+from osvos_tf.studio.assist import grab
+from osvos_tf.studio.desk import Desk
+from osvos_tf.studio.learner import Learner
+
+_STATIC = pathlib.Path(__file__).parent / "static"
+_COOKIE = "osvos_studio"
+_QUALITY = 85  # of frames as JPEG
+_MOST_WIDTH = 4096  # of a frame that is asked for
+_UPLOAD = 2**34  # bytes of a video
+_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+_SUFFIXES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+OpenDesk = Callable[[str], Desk]
+
+
+class Studio:
+    """The page and its API.
+
+    Args:
+        open_desk: returns the desk for the path of a video or folder.
+        path: the video that is open from the beginning; None: none.
+        root: folder below which paths may be opened.
+        token: without which nothing is answered; None: a new one.
+    """
+
+    def __init__(
+        self,
+        open_desk: OpenDesk,
+        path: str | None,
+        root: pathlib.Path,
+        token: str | None = None,
+    ) -> None:
+        self.token = token or secrets.token_urlsafe(16)
+        self._open_desk, self._root = open_desk, root.resolve()
+        self._desk = None if path is None else open_desk(path)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._changed = asyncio.Event()
+        self._version = 0
+        self._learner = Learner(self._on_state)
+        self._uploads = tempfile.TemporaryDirectory(prefix="osvos-studio-")
+
+    def app(self) -> web.Application:
+        """Returns the aiohttp application."""
+        app = web.Application(middlewares=[self._guard], client_max_size=MAX_PIXELS + 1)
+        app.router.add_get("/", self._page)
+        app.router.add_get("/favicon.ico", self._nothing)
+        app.router.add_get(r"/static/{name:[a-z]+\.(?:js|css)}", self._static)
+        app.router.add_get("/api/session", self._session)
+        app.router.add_get("/api/events", self._events)
+        app.router.add_post("/api/open", self._open)
+        app.router.add_post("/api/upload", self._upload)
+        app.router.add_get(r"/api/frames/{number:\d{1,9}}", self._frame)
+        app.router.add_get(r"/api/masks/{number:\d{1,9}}", self._mask)
+        app.router.add_put(r"/api/masks/{number:\d{1,9}}", self._draw)
+        app.router.add_post(r"/api/masks/{number:\d{1,9}}/file", self._load)
+        app.router.add_post("/api/box", self._box)
+        app.router.add_post("/api/objects", self._object)
+        app.router.add_post("/api/learn", self._learn)
+        app.router.add_post("/api/cancel", self._cancel)
+        app.router.add_post("/api/back", self._back)
+        app.router.add_get("/api/download", self._download)
+        app.on_startup.append(self._begin)
+        app.on_cleanup.append(self._end)
+        return app
+
+    async def _begin(self, app: web.Application) -> None:
+        self._loop = asyncio.get_running_loop()
+
+    async def _end(self, app: web.Application) -> None:
+        await asyncio.to_thread(self._learner.close)
+        self._uploads.cleanup()
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Lets pass what comes from the page of this session; turns mistakes into words."""
+        host = request.host.rpartition(":")[0] or request.host
+        if host not in ("127.0.0.1", "localhost", "[::1]"):
+            return _refuse(403, "This address is not the studio's.")
+        origin = request.headers.get("Origin")
+        if origin is not None and origin != f"http://{request.host}":
+            return _refuse(403, "Another page may not do this.")
+        given = request.query.get("token") or request.cookies.get(_COOKIE, "")
+        if not secrets.compare_digest(given.encode(), self.token.encode()):
+            return _refuse(
+                403, "This address lacks the session's token. Use the one that the command printed."
+            )
+        try:
+            response = await handler(request)
+        except InputError as error:
+            return _refuse(400, str(error))
+        except OSError as error:
+            return _refuse(507, f"Cannot write: {error.strerror}. Make room, then try again.")
+        if not response.prepared:
+            response.headers.update(_HEADERS)
+        if request.query.get("token"):
+            response.set_cookie(_COOKIE, self.token, httponly=True, samesite="Strict")
+        return response
+
+    # --- the page ---------------------------------------------------------------------------------
+
+    async def _page(self, request: web.Request) -> web.Response:
+        return _text(_STATIC / "index.html")
+
+    async def _nothing(self, request: web.Request) -> web.Response:
+        return web.Response(status=204)
+
+    async def _static(self, request: web.Request) -> web.Response:
+        path = _STATIC / request.match_info["name"]
+        if not path.is_file():
+            raise web.HTTPNotFound
+        return _text(path)
+
+    # --- the session ------------------------------------------------------------------------------
+
+    async def _session(self, request: web.Request) -> web.Response:
+        return web.json_response(await asyncio.to_thread(self._state))
+
+    def _state(self) -> dict[str, Any]:
+        """Returns all that a page shows, as JSON has it."""
+        state: dict[str, Any] = {
+            "version": self._version,
+            "root": str(self._root),
+            "job": self._learner.state,
+        }
+        desk = self._desk
+        if desk is None:
+            return {**state, "video": None}
+        colours = np.reshape(davis_palette(), (-1, 3)).tolist()
+        record = desk.record()
+        numbers = {name: number for number, name in enumerate(desk.names)}
+        found = (record or {}).get("found", {})
+        return {
+            **state,
+            "video": {
+                "path": desk.path,
+                "frames": len(desk.names),
+                "names": desk.names,
+                "height": desk.size[0],
+                "width": desk.size[1],
+                "fps": float(desk.frames.fps),
+            },
+            "out": str(desk.out),
+            "objects": [
+                {"id": id_, "name": name, "colour": colours[id_]}
+                for id_, name in desk.objects.items()
+            ],
+            "drawn": desk.drawn(),
+            "news": desk.news(),
+            "results": None
+            if record is None
+            else {
+                "confidence": [found.get(name, {}).get("confidence") for name in desk.names],
+                "doubtful": [numbers[n] for n in record.get("doubtful", []) if n in numbers],
+                "remarks": record.get("remarks", []),
+                "updates": record.get("updates"),
+            },
+            "rounds": desk.rounds(),
+        }
+
+    async def _events(self, request: web.Request) -> web.StreamResponse:
+        """Server-sent events: the job's state, and the number of the session's version."""
+        response = web.StreamResponse(headers={**_HEADERS, "Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        with contextlib.suppress(ConnectionError, asyncio.CancelledError):
+            while True:
+                changed = self._changed
+                event = {"version": self._version, "job": self._learner.state}
+                await response.write(f"data: {json.dumps(event)}\n\n".encode())
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(changed.wait(), 15)
+        return response
+
+    def _notify(self, new: bool = True) -> None:
+        """Wakes all pages; `new`: there is more to fetch than the job's state."""
+        self._version += new
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def _on_state(self, state: dict[str, Any]) -> None:
+        if self._loop is not None and not self._loop.is_closed():
+            ended = state["state"] in ("done", "failed", "cancelled")
+            self._loop.call_soon_threadsafe(self._notify, ended)
+
+    def _require_desk(self) -> Desk:
+        if self._desk is None:
+            raise InputError("No video is open. Open one first.")
+        return self._desk
+
+    # --- opening ----------------------------------------------------------------------------------
+
+    async def _open(self, request: web.Request) -> web.Response:
+        path = str((await _json(request)).get("path", ""))
+        place = pathlib.Path(path).expanduser()
+        place = place if place.is_absolute() else self._root / place
+        if not path or not place.resolve().is_relative_to(self._root):
+            raise InputError(
+                f"Wanted a video or a folder of frames below {self._root}. Got {path!r}. Start the "
+                "studio in the folder that holds it, or drop the file here."
+            )
+        await self._use(str(place.resolve()))
+        return _ok()
+
+    async def _upload(self, request: web.Request) -> web.Response:
+        name = pathlib.PurePath(request.query.get("name", "")).name
+        if not name or name.startswith(".") or not name.isprintable():
+            raise InputError("Wanted a file's name.")
+        path = pathlib.Path(self._root, name)
+        if path.exists():
+            path = pathlib.Path(self._uploads.name, name)
+        size = 0
+        try:
+            with files.atomic_path(path) as temporary, open(temporary, "wb") as file:
+                async for block in request.content.iter_chunked(2**20):
+                    size += len(block)
+                    if size > _UPLOAD:
+                        raise InputError(f"This file has more than {_UPLOAD >> 30} GB.")
+                    await asyncio.to_thread(file.write, block)
+            await self._use(str(path))
+        except InputError:
+            path.unlink(missing_ok=True)
+            raise
+        return _ok()
+
+    async def _use(self, path: str) -> None:
+        if self._learner.is_running:
+            raise InputError("It is learning. Cancel that before you open another video.")
+        self._desk = await asyncio.to_thread(self._open_desk, path)
+        self._notify()
+
+    # --- frames and masks -------------------------------------------------------------------------
+
+    async def _frame(self, request: web.Request) -> web.Response:
+        desk, number = self._require_desk(), _number(request)
+        width = int(request.query.get("width", "0") or 0)
+
+        def encode() -> bytes:
+            image = desk.image(number)
+            if 0 < width < min(image.shape[1], _MOST_WIDTH):
+                height = max(1, round(image.shape[0] * width / image.shape[1]))
+                image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+            bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+            return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1].tobytes()
+
+        _require_frame(desk, number)
+        return web.Response(body=await asyncio.to_thread(encode), content_type="image/jpeg")
+
+    async def _mask(self, request: web.Request) -> web.Response:
+        desk, number = self._require_desk(), _number(request)
+        _require_frame(desk, number)
+        labels, source = await asyncio.to_thread(desk.mask, number, self._learner.is_running)
+        if labels is None:
+            labels = np.zeros(desk.size, np.uint8)
+        width = int(request.query.get("width", "0") or 0)
+        if 0 < width < labels.shape[1]:
+            height = max(1, round(labels.shape[0] * width / labels.shape[1]))
+            labels = cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST)
+        return _labels(labels, source)
+
+    async def _draw(self, request: web.Request) -> web.Response:
+        desk, number = self._require_desk(), _number(request)
+        _require_frame(desk, number)
+        body = await request.read()
+        if len(body) != desk.size[0] * desk.size[1]:
+            raise InputError(
+                f"Wanted {desk.size[0] * desk.size[1]} bytes, an id a pixel. Got {len(body)}."
+            )
+        labels = np.frombuffer(body, np.uint8).reshape(desk.size)
+        await asyncio.to_thread(desk.draw, number, labels)
+        self._notify()
+        return _ok()
+
+    async def _load(self, request: web.Request) -> web.Response:
+        """Takes a mask's file for a frame: whatever `segment --mask` takes."""
+        desk, number = self._require_desk(), _number(request)
+        _require_frame(desk, number)
+        name = pathlib.PurePath(request.query.get("name", "mask.png")).name
+        path = pathlib.Path(self._uploads.name, secrets.token_hex(4) + pathlib.Path(name).suffix)
+        path.write_bytes(await request.read())
+        try:
+            labels, has_ids = await asyncio.to_thread(read_labels, path, frame=desk.names[number])
+        except InputError as error:
+            raise InputError(str(error).replace(str(path), name)) from None
+        finally:
+            path.unlink()
+        chosen = int(request.query.get("object", "1") or 1)
+        if has_ids:
+            for id_ in sorted(set(np.unique(labels).tolist()) - {0, 255, *desk.objects}):
+                desk.objects = {**desk.objects, id_: f"object {id_}"}
+        else:
+            labels = labels * np.uint8(chosen)
+        await asyncio.to_thread(desk.draw, number, labels)
+        self._notify()
+        return _ok()
+
+    async def _box(self, request: web.Request) -> web.Response:
+        desk, values = self._require_desk(), await _json(request)
+        try:
+            number, box = int(values["frame"]), tuple(int(value) for value in values["box"])
+            left, top, right, bottom = box
+        except (KeyError, ValueError, TypeError):
+            raise InputError("Wanted a frame and a box: left, top, right, bottom.") from None
+        _require_frame(desk, number)
+
+        def find() -> np.ndarray:
+            return grab(desk.image(number), (left, top, right, bottom)).astype(np.uint8)
+
+        return _labels(await asyncio.to_thread(find), "box")
+
+    async def _object(self, request: web.Request) -> web.Response:
+        desk, values = self._require_desk(), await _json(request)
+        id_ = values.get("id")
+        id_ = desk.name_object(None if id_ is None else int(id_), str(values.get("name", "")))
+        self._notify()
+        return web.json_response({"id": id_})
+
+    # --- learning ---------------------------------------------------------------------------------
+
+    async def _learn(self, request: web.Request) -> web.Response:
+        job = await asyncio.to_thread(self._require_desk().job)
+        self._learner.start(job)
+        return _ok()
+
+    async def _cancel(self, request: web.Request) -> web.Response:
+        self._learner.cancel()
+        return _ok()
+
+    async def _back(self, request: web.Request) -> web.Response:
+        desk = self._require_desk()
+        job = desk.back(str((await _json(request)).get("round", "")))
+        self._learner.start(job)
+        desk.forget_drawn()
+        self._notify()
+        return _ok()
+
+    async def _download(self, request: web.Request) -> web.StreamResponse:
+        """All results as a ZIP archive, as the commands leave them, but for the rounds."""
+        desk = self._require_desk()
+        if desk.record() is None:
+            raise InputError("There are no results yet. Learn first.")
+        path = pathlib.Path(self._uploads.name, f"{desk.out.name}.zip")
+
+        def pack() -> None:
+            with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+                for file in sorted(desk.out.rglob("*")):
+                    name = file.relative_to(desk.out)
+                    if file.is_file() and name.parts[0] != "rounds":
+                        archive.write(file, pathlib.PurePath(desk.out.name, name))
+
+        await asyncio.to_thread(pack)
+        attachment = f'attachment; filename="{desk.out.name}.zip"'.encode("ascii", "replace")
+        return web.FileResponse(path, headers={"Content-Disposition": attachment.decode()})
+
+
+@contextlib.asynccontextmanager
+async def listening(studio: Studio, port: int) -> AsyncIterator[int]:
+    """Runs the server on this machine's own address; yields its port.
+
+    Raises:
+        InputError: the port is taken.
+    """
+    runner = web.AppRunner(studio.app(), access_log=None, shutdown_timeout=1)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", port)
+        try:
+            await site.start()
+        except OSError as error:
+            raise InputError(
+                f"Port {port} cannot be used: {error.strerror}. Name another, or 0 for a free one."
+            ) from error
+        yield runner.addresses[0][1]
+    finally:
+        await runner.cleanup()
+
+
+def _text(path: pathlib.Path) -> web.Response:
+    kind = _SUFFIXES[path.suffix]
+    return web.Response(text=path.read_text(encoding="utf-8"), content_type=kind, charset="utf-8")
+
+
+def _labels(labels: np.ndarray, source: str) -> web.Response:
+    """Returns a label map as a grey PNG, whose values are ids."""
+    png = cv2.imencode(".png", labels, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
+    return web.Response(body=png, content_type="image/png", headers={"X-Source": source})
+
+
+def _ok() -> web.Response:
+    return web.json_response({})
+
+
+def _refuse(status: int, words: str) -> web.Response:
+    return web.json_response({"error": words}, status=status, headers=_HEADERS)
+
+
+async def _json(request: web.Request) -> dict[str, Any]:
+    """Returns the request's JSON object."""
+    try:
+        value = json.loads(await request.text())
+    except (ValueError, UnicodeDecodeError):
+        value = None
+    if not isinstance(value, dict):
+        raise InputError("Wanted a JSON object.")
+    return value
+
+
+def _number(request: web.Request) -> int:
+    return int(request.match_info["number"])
+
+
+def _require_frame(desk: Desk, number: int) -> None:
+    if number >= len(desk.names):
+        raise InputError(f"There is no frame {number}: the video has {len(desk.names)}.")

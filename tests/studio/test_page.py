@@ -1,0 +1,225 @@
+"""The studio as a person uses it, in Chromium: mark, learn, look, correct, take home."""
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import urllib.request
+import zipfile
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+import osvos_tf
+from osvos_tf.data import painted_world
+from support.world import REPOSITORY
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed"),
+    pytest.mark.slow,
+]
+COUNT = 8
+PATIENCE = 120_000  # milliseconds
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def world():
+    frames, truth = painted_world.paint_video()
+    return frames[:COUNT], truth[:COUNT] > 0
+
+
+@pytest.fixture
+def folder(tmp_path, world):
+    (tmp_path / "parrot").mkdir()
+    for number, frame in enumerate(world[0]):
+        Image.fromarray(frame).save(tmp_path / "parrot" / f"{number:05d}.png")
+    return tmp_path
+
+
+class Server:
+    """The command in a process of its own."""
+
+    def __init__(self, folder, *flags):
+        command = [sys.executable, "-m", "pipelines.studio", "--nobrowser", *flags]
+        command += [f"--frames={folder / 'parrot'}", f"--out={folder / 'results' / 'parrot'}"]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY)
+        self.address = re.search(r"http\S+", self.process.stdout.readline())[0]
+
+    def session(self):
+        address = self.address.replace("/?", "/api/session?")
+        with urllib.request.urlopen(address) as answer:
+            return json.load(answer)
+
+    def kill(self):
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+        self.process.stdout.close()
+
+
+@pytest.fixture
+def serve(folder):
+    servers = []
+
+    def serve(*flags):
+        servers.append(Server(folder, *flags))
+        return servers[-1]
+
+    yield serve
+    for server in servers:
+        if server.process.poll() is None:
+            server.kill()
+
+
+@pytest.fixture
+def page(browser):
+    errors = []
+    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    page = context.new_page()
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.set_default_timeout(PATIENCE)
+    yield page
+    context.close()
+    assert errors == []
+
+
+def at(page, world, x, y):
+    """Returns where a frame's pixel is on the page, as it is fitted into the canvas."""
+    box = page.get_by_test_id("canvas").bounding_box()
+    height, width = world[0].shape[1:3]
+    scale = 0.97 * min(box["width"] / width, box["height"] / height)
+    left = box["x"] + (box["width"] - width * scale) / 2
+    top = box["y"] + (box["height"] - height * scale) / 2
+    return left + (float(x) + 0.5) * scale, top + (float(y) + 0.5) * scale
+
+
+def opened(page, server, frame=0):
+    page.goto(server.address)
+    sync_api.expect(page.locator(f'#canvas[data-frame="{frame}"]')).to_be_visible()
+
+
+def go(page, frame):
+    page.get_by_test_id("frame-number").fill(str(frame))
+    page.get_by_test_id("frame-number").press("Enter")
+    sync_api.expect(page.locator(f'#canvas[data-frame="{frame}"]')).to_be_visible()
+
+
+def wait_for(page, words):
+    sync_api.expect(page.get_by_test_id("status")).to_have_text(words, timeout=PATIENCE)
+
+
+def score(folder, truth):
+    return osvos_tf.evaluate(folder / "results" / "parrot", truth.astype(np.uint8)).J
+
+
+def test_the_whole_loop_by_mouse(page, serve, world, folder):
+    _, truth = world
+    server = serve("--parent=compact", "--updates=24", "--save=overlay,coco")
+    opened(page, server)
+    sync_api.expect(page.get_by_test_id("learn")).to_be_disabled()
+    rows, columns = np.nonzero(truth[0])
+    page.get_by_test_id("tool-box").click()
+    page.mouse.move(*at(page, world, columns.min() - 3, rows.min() - 3))
+    page.mouse.down()
+    page.mouse.move(*at(page, world, columns.max() + 3, rows.max() + 3), steps=4)
+    page.mouse.up()
+    sync_api.expect(page.get_by_test_id("learn")).to_be_enabled()
+    page.get_by_test_id("learn").click()
+    sync_api.expect(page.get_by_test_id("cancel")).to_be_visible()
+    page.reload()  # in the middle
+    sync_api.expect(page.get_by_test_id("progress")).to_be_visible()
+    wait_for(page, "Done.")
+    before = score(folder, truth)
+    assert before > 0.5
+    assert (folder / "results" / "parrot" / "overlay.mp4").exists()
+
+    worst = COUNT - 2
+    go(page, worst)
+    page.get_by_test_id("clear").click()
+    page.get_by_test_id("tool-polygon").click()
+    contours, _ = cv2.findContours(
+        truth[worst].astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
+    )
+    outline = cv2.approxPolyDP(max(contours, key=cv2.contourArea), 1.0, True)[:, 0]
+    for x, y in outline:
+        page.mouse.click(*at(page, world, x, y))
+    page.get_by_test_id("canvas").press("Enter")  # a corner where the last one is: closed
+    sync_api.expect(page.get_by_test_id("correct")).to_be_enabled()
+    second = page.context.new_page()  # another tab sees the same
+    second.goto(server.address)
+    sync_api.expect(second.get_by_test_id("correct")).to_be_enabled()
+    page.get_by_test_id("correct").click()
+    sync_api.expect(page.get_by_test_id("cancel")).to_be_visible()
+    wait_for(page, "Done.")
+    assert score(folder, truth) > before
+    sync_api.expect(page.get_by_test_id("correct")).to_be_disabled()  # nothing is new
+    sync_api.expect(page.get_by_test_id("rounds").locator("li")).to_have_count(1)
+    sync_api.expect(second.get_by_test_id("rounds").locator("li")).to_have_count(1)
+    with page.expect_download() as download:
+        page.get_by_test_id("download").click()
+    names = zipfile.ZipFile(download.value.path()).namelist()
+    assert {"parrot/masks/00000.png", "parrot/specialist.keras", "parrot/coco.json"} <= set(names)
+    assert not any("rounds" in name for name in names)
+
+
+def test_by_keyboard_alone_through_a_kill(page, serve, world, folder):
+    server = serve("--parent=compact", "--updates=1", "--noadapt")
+    opened(page, server)
+    page.get_by_test_id("canvas").focus()
+    for key in ("b", "]", "]", "ArrowRight", "Shift+ArrowDown", "Enter", "ArrowLeft", "Enter"):
+        page.keyboard.press(key)
+    sync_api.expect(page.get_by_test_id("learn")).to_be_enabled()
+    page.keyboard.press("Control+z")
+    page.keyboard.press("Control+z")
+    sync_api.expect(page.get_by_test_id("learn")).to_be_disabled()
+    page.keyboard.press("Control+Shift+Z")
+    page.keyboard.press("Control+Shift+Z")
+    sync_api.expect(page.get_by_test_id("learn")).to_be_enabled()
+    page.keyboard.press("l")
+    sync_api.expect(page.get_by_test_id("cancel")).to_be_visible()
+    server.kill()
+    sync_api.expect(page.get_by_test_id("status")).to_contain_text("does not answer")
+
+    server = serve("--parent=compact", "--updates=1", "--noadapt")
+    opened(page, server)
+    assert server.session()["drawn"] == [0]
+    page.keyboard.press("l")
+    wait_for(page, "Done.")
+    page.keyboard.press("End")
+    sync_api.expect(page.locator(f'#canvas[data-frame="{COUNT - 1}"]')).to_be_visible()
+    sync_api.expect(page.get_by_test_id("canvas")).to_have_attribute("data-source", "found")
+    page.keyboard.press("v")
+    assert page.get_by_test_id("view-mode").input_value() == "contour"
+
+
+def test_cancel_and_objects(page, serve, world):
+    server = serve("--parent=compact", "--updates=1000")
+    opened(page, server)
+    page.mouse.click(*at(page, world, 30, 30))
+    page.get_by_test_id("object-add").click()
+    page.get_by_test_id("object-2").click()
+    page.mouse.click(*at(page, world, 60, 60))
+    sync_api.expect(page.get_by_test_id("learn")).to_be_enabled()
+    page.get_by_test_id("learn").click()
+    sync_api.expect(page.get_by_test_id("cancel")).to_be_visible()
+    page.get_by_test_id("cancel").click()
+    wait_for(page, "Cancelled. What was there before is there.")
+    sync_api.expect(page.get_by_test_id("learn")).to_be_enabled()
+    state = server.session()
+    assert (state["drawn"], [one["id"] for one in state["objects"]]) == ([0], [1, 2])
+    page.get_by_test_id("open-path").fill("/etc/hostname")
+    page.get_by_test_id("open-button").click()
+    sync_api.expect(page.get_by_test_id("status")).to_contain_text("Wanted a video")
