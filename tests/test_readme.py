@@ -62,6 +62,7 @@ NOT_RUN = {
     "make test-addons": "makes an environment of its own",
     "TF_CONFIG=": "two machines; test_distribution.py has two workers on one",
     ".venv/bin/tensorboard ": "serves until it is stopped",
+    ".venv/bin/osvos-studio ": "serves until it is stopped; test_page.py runs it in a browser",
     "docker compose up": "wants Docker and an image from its hub",
     "pip install ray": "wants a package index",
     "python -m benchmarks.contours ": "a minute a detector, on the real BSDS500",

@@ -29,7 +29,7 @@ from osvos_tf.studio.desk import Desk
 from osvos_tf.studio.learner import Learner
 
 _STATIC = pathlib.Path(__file__).parent / "static"
-_COOKIE = "osvos_studio"
+_COOKIE = "osvos_studio_{port}"  # browsers share cookies among the ports of a machine
 _QUALITY = 85  # of frames as JPEG
 _MOST_WIDTH = 4096  # of a frame that is asked for
 _UPLOAD = 2**34  # bytes of a video
@@ -114,7 +114,8 @@ class Studio:
         origin = request.headers.get("Origin")
         if origin is not None and origin != f"http://{request.host}":
             return _refuse(403, "Another page may not do this.")
-        given = request.query.get("token") or request.cookies.get(_COOKIE, "")
+        cookie = _COOKIE.format(port=request.url.port)
+        given = request.query.get("token") or request.cookies.get(cookie, "")
         if not secrets.compare_digest(given.encode(), self.token.encode()):
             return _refuse(
                 403, "This address lacks the session's token. Use the one that the command printed."
@@ -128,7 +129,7 @@ class Studio:
         if not response.prepared:
             response.headers.update(_HEADERS)
         if request.query.get("token"):
-            response.set_cookie(_COOKIE, self.token, httponly=True, samesite="Strict")
+            response.set_cookie(cookie, self.token, httponly=True, samesite="Strict")
         return response
 
     # --- the page ---------------------------------------------------------------------------------
@@ -167,14 +168,14 @@ class Studio:
         return {
             **state,
             "video": {
-                "path": desk.path,
+                "path": str(self._shorten(pathlib.Path(desk.path).absolute())),
                 "frames": len(desk.names),
                 "names": desk.names,
                 "height": desk.size[0],
                 "width": desk.size[1],
                 "fps": float(desk.frames.fps),
             },
-            "out": str(desk.out),
+            "out": str(self._shorten(desk.out)),
             "objects": [
                 {"id": id_, "name": name, "colour": colours[id_]}
                 for id_, name in desk.objects.items()
@@ -191,6 +192,10 @@ class Studio:
             },
             "rounds": desk.rounds(),
         }
+
+    def _shorten(self, path: pathlib.Path) -> pathlib.Path:
+        """Returns a path as it is called in the folder that the studio was started in."""
+        return path.relative_to(self._root) if path.is_relative_to(self._root) else path
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         """Server-sent events: the job's state, and the number of the session's version."""

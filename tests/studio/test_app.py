@@ -39,10 +39,8 @@ def ask(studio):
                 for method, path, settings in requests:
                     settings = {"headers": {}, **settings}
                     if "token" not in path:
-                        settings["headers"] = {
-                            "Cookie": f"osvos_studio={TOKEN}",
-                            **settings["headers"],
-                        }
+                        cookie = {"Cookie": f"osvos_studio_{client.port}={TOKEN}"}
+                        settings["headers"] = {**cookie, **settings["headers"]}
                     async with client.request(method, path, **settings) as answer:
                         answers.append((answer.status, dict(answer.headers), await answer.read()))
             return answers
@@ -66,7 +64,7 @@ def test_the_address_holds_a_token_that_a_cookie_keeps(ask):
 @pytest.mark.parametrize(
     "headers",
     [
-        {"Cookie": "osvos_studio=guessed"},
+        {"Cookie": "osvos_studio_8000=guessed"},
         {"Cookie": ""},
         {"Host": "attacker.example"},  # DNS rebinding
         {"Host": "attacker.example:8000"},
