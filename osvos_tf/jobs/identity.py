@@ -4,11 +4,12 @@ import hashlib
 import os
 import pathlib
 
-from osvos_tf import results
+from osvos_tf import files, results
 from osvos_tf.media.images import IMAGE_SUFFIXES
 
 _FIRST_BYTES = 2**20  # of a video, by which it is told from others
-_NETWORK = "specialist.keras"  # as `segmentation.specialist` says, which needs TensorFlow
+# As `segmentation.specialist` says, which needs TensorFlow.
+_NETWORK, _RECORD = "specialist.keras", "specialist.json"
 
 
 def of_file(path: str | os.PathLike[str]) -> str:
@@ -20,6 +21,18 @@ def of_specialist(path: str) -> str:
     """Returns the checksum of a specialist's network."""
     network = pathlib.Path(path, _NETWORK)
     return of_file(network if network.is_file() else path)
+
+
+def objects_of(path: str | None) -> tuple[int, ...]:
+    """Returns the ids of the objects that a specialist's folder knows; none where it says none."""
+    if path is None:
+        return ()
+    try:
+        return tuple(
+            sorted(int(id_) for id_ in files.read_json(pathlib.Path(path, _RECORD))["objects"])
+        )
+    except (OSError, ValueError, TypeError, KeyError):
+        return ()  # loading it says what is wrong
 
 
 def of_frames(path: str) -> str:

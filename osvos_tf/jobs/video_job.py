@@ -274,7 +274,10 @@ def _annotations(job: VideoJob, frames: Frames) -> tuple[Annotation, ...]:
         name: tuple(paths) if len(paths) > 1 else paths[0]
         for name, paths in given_masks.by_frame(job.masks, frames).items()
     }
-    return annotations.read_annotations(frames, masks, job.learn.object, job.learn.mask_threshold)
+    known = identity.objects_of(job.specialist)
+    return annotations.read_annotations(
+        frames, masks, job.learn.object, job.learn.mask_threshold, known
+    )
 
 
 def _check_place(job: VideoJob, work: Mapping[str, Any], frames: Frames) -> None:

@@ -11,6 +11,7 @@ from PIL import Image
 from osvos_tf.errors import InputError
 from osvos_tf.jobs import video_job
 from osvos_tf.jobs.video_job import VideoJob
+from osvos_tf.media.masks import write_labels
 from osvos_tf.segmentation import specialist
 from support import quick_specialist
 from support.world import paint
@@ -116,3 +117,35 @@ def test_a_record_that_names_files_elsewhere_brings_none(job, tmp_path):
     video_job.run(one)
     kept = [p.name for p in pathlib.Path(job.out, "rounds").rglob("*")]
     assert "specialist.keras" in kept and not {"secret.txt", "hostname"} & set(kept)
+
+
+def test_a_correction_of_several_says_which(job, trainings, tmp_path):
+    """A black and white mask would say that the others are not there."""
+    labels = np.zeros((48, 80), np.uint8)
+    labels[4:20, 6:22], labels[30:40, 50:60] = 1, 2
+    write_labels(tmp_path / "both.png", labels)
+    both = dataclasses.replace(
+        job, masks=(str(tmp_path / "both.png"),), out=str(tmp_path / "out" / "both")
+    )
+    video_job.run(both)
+    one, _ = correction(both, 2, 5)
+    with pytest.raises(InputError, match="black and white, but there are objects 1, 2"):
+        video_job.run(one)
+    known = np.roll(labels, 3, axis=0)
+    write_labels(tmp_path / "again.png", known)
+    video_job.run(dataclasses.replace(one, masks=(f"2:{tmp_path / 'again.png'}",)))
+    np.testing.assert_array_equal(mask_of(both.out, "00002"), known)
+
+
+def test_the_number_of_a_single_object_is_kept(job, trainings, tmp_path):
+    labels = np.zeros((48, 80), np.uint8)
+    labels[4:20, 6:22] = 7
+    write_labels(tmp_path / "seven.png", labels)
+    seven = dataclasses.replace(
+        job, masks=(str(tmp_path / "seven.png"),), out=str(tmp_path / "out" / "seven")
+    )
+    video_job.run(seven)
+    one, drawn = correction(seven, 2, 5)  # black and white
+    video_job.run(one)
+    assert dict(specialist.load(seven.out).objects) == {7: "object 7"}
+    np.testing.assert_array_equal(mask_of(seven.out, "00002"), drawn)
