@@ -3,6 +3,7 @@
 import hashlib
 import os
 import pathlib
+from typing import Any
 
 from osvos_tf import files, results
 from osvos_tf.media.images import IMAGE_SUFFIXES
@@ -28,9 +29,8 @@ def objects_of(path: str | None) -> tuple[int, ...]:
     if path is None:
         return ()
     try:
-        return tuple(
-            sorted(int(id_) for id_ in files.read_json(pathlib.Path(path, _RECORD))["objects"])
-        )
+        record: Any = files.read_json(pathlib.Path(path, _RECORD))
+        return tuple(sorted(int(id_) for id_ in record["objects"]))
     except (OSError, ValueError, TypeError, KeyError):
         return ()  # loading it says what is wrong
 

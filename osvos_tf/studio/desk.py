@@ -99,7 +99,8 @@ class Desk:
         drawn, _ = self.mask(number)
         with contextlib.suppress(InputError, OSError):
             given, has_ids = read_labels(self.out / MASKS / f"{name}.png")
-            return np.array_equal(drawn, given if has_ids else given * np.uint8(self._only()))
+            given = given if has_ids else given * np.uint8(self._only())
+            return drawn is not None and np.array_equal(drawn, given)
         return False
 
     def mask(self, number: int, running: bool = False) -> tuple[np.ndarray | None, str]:
