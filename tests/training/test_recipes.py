@@ -197,7 +197,7 @@ def test_every_recipe_has_a_parent_and_a_one_shot():
 
 def test_contours_train_as_parents_do_in_the_paper():
     """No solver of the contour network was released; its prototxt has the parent's factors."""
-    assert set(recipes.CONTOURS) == {"paper", "scratch"} < set(recipes.PARENTS)
+    assert set(recipes.CONTOURS) == set(recipes.PARENTS)
     for contour, parent in zip(recipes.CONTOUR_PAPER, recipes.PARENT_PAPER, strict=True):
         assert contour.name == parent.name.replace("parent", "contour")
         assert dataclasses.replace(contour, name=parent.name) == parent
