@@ -16,7 +16,7 @@ from osvos_tf.errors import InputError
 from osvos_tf.evaluation import metrics
 from osvos_tf.jobs import outputs
 from osvos_tf.media.frames import open_frames
-from osvos_tf.media.masks import read_mask
+from osvos_tf.media.masks import read_mask, write_labels
 from osvos_tf.media.video_writer import write_video
 from osvos_tf.network import DEFAULT_THRESHOLD, model
 from osvos_tf.network.files import save_model
@@ -336,6 +336,11 @@ def test_object_of_a_palette_mask(quick, arguments, tmp_path):
     np.testing.assert_array_equal(np.array(written), labels)
     record = results.read_record(arguments["out"])
     assert record["objects"] == {"1": "object 1", "2": "object 2"}
+    labels[24:28, 6:22] = 3
+    write_labels(tmp_path / "palette.png", labels)
+    picked = ["--object=3", "--object=1"]
+    segment.main(cli.parse(segment.FLAGS, [*(f"--{n}={v}" for n, v in flags.items()), *picked]))
+    np.testing.assert_array_equal(np.array(Image.open(first)), np.where(labels == 2, 0, labels))
     assert set(record["found"]["00003"]["objects"]) == {"1", "2"}
 
 
