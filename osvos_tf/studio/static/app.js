@@ -14,6 +14,7 @@ let session = { version: -1, video: null, job: { state: "idle" } };
 let number = 0;
 let isPlaying = false;
 let saving = Promise.resolve();
+let edits = 0; // counts changes of masks, so that an older mask, fetched meanwhile, does not undo one
 let shown = 0; // counts calls of go(), so that a slow one does not undo a quicker, later one
 const pictures = new Map(); // "number/width" -> promise of an ImageBitmap
 const histories = new Map(); // number -> Labels that were drawn here, with their undo
@@ -194,9 +195,11 @@ async function go(frame, width = 0) {
   const turn = ++shown;
   await saving;
   frame = Math.min(session.video.frames - 1, Math.max(0, frame));
+  const before = edits;
   await attempt(async () => {
     const [image, { labels, source }] = await Promise.all([picture(frame, width), fetchLabels(frame)]);
     if (turn !== shown) return;
+    if (frame === number && (edits !== before || desk.labels?.before)) return;
     const known = histories.get(frame);
     const same = known && known.ids.every((id, index) => id === labels.ids[index]);
     if (frame !== number) tools.drop();
@@ -214,6 +217,7 @@ async function go(frame, width = 0) {
 
 function edited() {
   const [frame, { ids }] = [number, desk.labels];
+  edits++;
   histories.set(frame, desk.labels);
   view.paint();
   undoButtons();
