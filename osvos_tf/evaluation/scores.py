@@ -10,7 +10,7 @@ import numpy as np
 from osvos_tf.errors import InputError
 from osvos_tf.evaluation import metrics
 from osvos_tf.media.images import describe_size
-from osvos_tf.media.masks import VOID, read_labels
+from osvos_tf.media.masks import VOID, ids_in, read_labels
 
 Masks = str | os.PathLike[str] | np.ndarray | Iterable[Any]
 
@@ -87,7 +87,7 @@ def _names(masks: Masks) -> list[str] | None:
     return names
 
 
-def _read(masks: Masks, names: list[str] | None, what: str) -> tuple[np.ndarray, set[int]]:
+def _read(masks: Masks, names: list[str] | None, what: str) -> tuple[np.ndarray, list[int]]:
     """Returns label maps, uint8 [frames, height, width], and the ids in them; none: no ids."""
     folder = _folder(masks)
     if folder is not None:
@@ -100,8 +100,7 @@ def _read(masks: Masks, names: list[str] | None, what: str) -> tuple[np.ndarray,
     if len(sizes) != 1:
         raise InputError(f"Wanted {what} of one size. Got {len(read)} of {len(sizes)} sizes.")
     stack = np.stack([labels for labels, _ in read])
-    ids = set(np.unique(stack).tolist()) - {0, VOID} if any(ids for _, ids in read) else set()
-    return stack, ids
+    return stack, ids_in(stack) if any(has_ids for _, has_ids in read) else []
 
 
 def _describe(masks: np.ndarray) -> str:

@@ -17,7 +17,7 @@ from osvos_tf.data import davis
 from osvos_tf.errors import InputError
 from osvos_tf.evaluation import metrics, report
 from osvos_tf.media.images import describe_size
-from osvos_tf.media.masks import VOID, read_labels
+from osvos_tf.media.masks import VOID, ids_in, read_labels
 
 
 class Task(NamedTuple):
@@ -142,8 +142,7 @@ def _read(paths: list[pathlib.Path]) -> tuple[np.ndarray, tuple[int, ...]]:
     read = [read_labels(path) for path in paths]
     labels = np.stack([labels for labels, _ in read])
     has_ids = any(has_ids for _, has_ids in read)
-    ids = set(np.unique(labels).tolist()) - {0, VOID} if has_ids else set()
-    return labels, tuple(sorted(ids))
+    return labels, tuple(ids_in(labels)) if has_ids else ()
 
 
 def annotation(frame: davis.Frame) -> pathlib.Path:

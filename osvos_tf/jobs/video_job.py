@@ -90,6 +90,11 @@ class VideoJob:
         return places[0] == places[1] or os.path.dirname(places[0]) == rounds
 
     @property
+    def keeps_rounds(self) -> bool:
+        """Whether it keeps the results that it replaces."""
+        return self.keep or self.is_correction
+
+    @property
     def kinds(self) -> tuple[str, ...]:
         """What is made: the masks and what `save` names, each once."""
         return tuple(kind for kind in outputs.KINDS if kind == MASKS or kind in self.save)
@@ -191,8 +196,7 @@ def run(
 
     if job.segment.contour is not None:  # tell a wrong one before the object is learned
         load_contour(job.segment.contour)
-    overwrite = job.overwrite or job.keep or job.is_correction
-    with results.draft(job.out, work, overwrite=overwrite) as draft:
+    with results.draft(job.out, work, overwrite=job.overwrite or job.keeps_rounds) as draft:
         specialist = _known(job, work, draft, given)
         if specialist is None:
             specialist = _learn(job, frames, given, on_progress)
@@ -204,7 +208,7 @@ def run(
         started = time.monotonic()
         found = _write_frames(job, frames, specialist, draft.folder, on_progress)
         record = _record(job, frames, specialist, found, time.monotonic() - started)
-        if (job.keep or job.is_correction) and results.read_record(job.out) is not None:
+        if job.keeps_rounds and results.read_record(job.out) is not None:
             _keep_rounds(pathlib.Path(job.out), draft.folder)
         draft.publish({"versions": runtime.versions(tf), **record})
     return results.read_record(job.out) or {}
@@ -291,7 +295,7 @@ def _check_place(job: VideoJob, work: Mapping[str, Any], frames: Frames) -> None
         networks.append(job.specialist)
     inputs = [job.frames, *(path for path in networks if os.path.exists(path))]
     inputs += given_masks.outside(job.masks, frames, os.path.join(job.out, MASKS))
-    overwrite = job.overwrite or job.keep or job.is_correction
+    overwrite = job.overwrite or job.keeps_rounds
     results.require_place(job.out, work, overwrite=overwrite, inputs=inputs)
 
 

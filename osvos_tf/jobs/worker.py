@@ -22,14 +22,23 @@ from osvos_tf.errors import InputError
 from osvos_tf.jobs import video_job
 from osvos_tf.jobs.video_job import VideoJob
 
-# Starts `main` whatever lies in the current folder, even another `osvos_tf`: with `-c`, as with
-# `-m`, Python looks there first.
-PROGRAM = (
-    "import sys; sys.path[:] = sys.path[sys.path[:1] == ['']:]; "
-    "from osvos_tf.jobs.worker import main; main()"
-)
 READY: dict[str, Any] = {"ready": True}  # its first line; what comes before is a log
 _THREADS = ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+def program(module: str) -> str:
+    """Returns what `python -c` runs to start a module's `main`.
+
+    It does so whatever lies in the current folder, even another `osvos_tf`: with `-c`, as with
+    `-m`, Python looks there first.
+    """
+    return (
+        "import sys; sys.path[:] = sys.path[sys.path[:1] == ['']:]; "
+        f"from {module} import main; main()"
+    )
+
+
+PROGRAM = program("osvos_tf.jobs.worker")
 
 
 def environment(threads: int) -> dict[str, str]:

@@ -11,6 +11,11 @@ _BLACK, _WHITE = (0, 0, 0), (255, 255, 255)
 _SHADES = "Export it without smoothing, or give `mask_threshold`: what is above it is the object"
 
 
+def ids_in(labels: np.ndarray) -> list[int]:
+    """Returns the ids in label maps: all values but 0, background, and 255, void."""
+    return sorted(set(np.unique(labels).tolist()) - {0, VOID})
+
+
 def davis_palette() -> list[int]:
     """Returns the 256 colours of DAVIS's and PASCAL VOC's palette, R, G and B in turn.
 

@@ -11,12 +11,13 @@ from osvos_tf import files
 from osvos_tf.errors import InputError
 from osvos_tf.formats import annotations
 from osvos_tf.media.images import describe_size, open_image, reading, require_pixels, write_png
-from osvos_tf.media.mask_pictures import VOID, davis_palette, describe_values, labels_of
+from osvos_tf.media.mask_pictures import VOID, davis_palette, describe_values, ids_in, labels_of
 from osvos_tf.media.sequence import number_in
 
 __all__ = [
     "VOID",
     "check_png",
+    "ids_in",
     "read_labels",
     "read_mask",
     "write_labels",
@@ -116,7 +117,7 @@ def read_labels(
 def object_ids(path: str | os.PathLike[str]) -> list[int]:
     """Returns the ids in a label map; none where the picture is a mask of one object."""
     labels, has_ids = _read_labels(Path(path), None, None)
-    return sorted(set(np.unique(labels).tolist()) - {0, VOID}) if has_ids else []
+    return ids_in(labels) if has_ids else []
 
 
 def _select_objects(

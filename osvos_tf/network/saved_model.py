@@ -1,4 +1,15 @@
-"""Networks as SavedModels that TensorFlow Serving runs without a line of our code."""
+"""Networks as SavedModels that TensorFlow Serving runs without a line of our code.
+
+The SavedModel has two signatures, each for any frame size and any number of frames:
+
+  * `serving_default`: `images` uint8 RGB [batch, height, width, 3] -> `probabilities` float32
+    [batch, height, width, objects] and `masks` uint8 [batch, height, width, 1], 0 and 1, or the
+    ids of several objects; with a contour network also `contours` float32 of that shape, the
+    probability of an edge.
+  * `encoded`: `image_bytes` string [batch], JPEG or PNG, all of one size -> `mask_bytes` string
+    [batch], grey PNG of 0 and 255, or the ids of several objects. Decoding is exact (as
+    Pillow's), an EXIF orientation is not applied.
+"""
 
 import os
 import pathlib
@@ -43,16 +54,6 @@ def export_saved_model(
     version: int | None = None,
 ) -> pathlib.Path:
     """Writes a network as the next version of a served model, whole or not at all.
-
-    The SavedModel has two signatures, each for any frame size and any number of frames:
-
-      * `serving_default`: `images` uint8 RGB [batch, height, width, 3] -> `probabilities` float32
-        [batch, height, width, objects] and `masks` uint8 [batch, height, width, 1], 0 and 1, or the
-        ids of several objects; with a contour network also `contours` float32 of that shape, the
-        probability of an edge.
-      * `encoded`: `image_bytes` string [batch], JPEG or PNG, all of one size -> `mask_bytes` string
-        [batch], grey PNG of 0 and 255, or the ids of several objects. Decoding is exact (as
-        Pillow's), an EXIF orientation is not applied.
 
     What lies beside the model's folder is brought up to date, see `model_store`.
 

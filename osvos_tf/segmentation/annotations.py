@@ -10,8 +10,7 @@ from PIL import Image
 from osvos_tf.errors import InputError
 from osvos_tf.media.frames import Frames
 from osvos_tf.media.images import describe_size
-from osvos_tf.media.masks import VOID, read_labels, read_mask
-from osvos_tf.segmentation.objects import ids_in
+from osvos_tf.media.masks import VOID, ids_in, read_labels, read_mask
 
 Mask = str | os.PathLike[str] | Image.Image | np.ndarray
 # Of one frame: a mask or label map, or a mask an object.

@@ -62,12 +62,10 @@ def follow_objects(
         batch_size: frames per call.
     """
     follower = Follower(predict, threshold)
-    is_first = True
-    for batch in batched(frames, batch_size):
+    for number, batch in enumerate(batched(frames, batch_size)):
         masks = [given(*frame) for frame in batch]
-        if is_first and masks[0] is not None:
+        if number == 0 and masks[0] is not None:
             follower.anchor(masks[0])
-        is_first = False
         found = follower.locate([frame for _, frame in batch], masks)
         for (name, frame), (window, prediction) in zip(batch, found, strict=True):
             yield name, frame, window, prediction

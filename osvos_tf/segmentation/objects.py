@@ -7,11 +7,6 @@ import numpy as np
 from osvos_tf.media.masks import VOID
 
 
-def ids_in(labels: np.ndarray) -> list[int]:
-    """Returns the ids in a label map: all values but 0, background, and 255, void."""
-    return sorted(set(np.unique(labels).tolist()) - {0, VOID})
-
-
 def ranks(labels: np.ndarray, ids: Sequence[int]) -> np.ndarray:
     """Returns a label map with 1 for the first id, 2 for the second and so on, as losses want it.
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from osvos_tf.errors import InputError
 from osvos_tf.media.frames import Frames
-from osvos_tf.media.masks import VOID, read_labels
+from osvos_tf.media.masks import VOID, ids_in, read_labels
 from osvos_tf.network import model
 from osvos_tf.network.files import load_model
 from osvos_tf.network.precision import with_precision
@@ -160,7 +160,7 @@ class Segmenter:
             labels = objects.merge(probabilities, self._options.threshold, self._ids)
             self._fits[name] = min(
                 _overlap(labels == id_, known.mask == id_, known.mask != VOID)
-                for id_ in objects.ids_in(known.mask)
+                for id_ in ids_in(known.mask)
             )
 
     def _adapt(

@@ -29,12 +29,12 @@ from osvos_tf import files, results, runtime
 from osvos_tf.errors import InputError
 from osvos_tf.media.frames import Frames, open_video
 from osvos_tf.media.images import describe_size, read_image
-from osvos_tf.media.masks import VOID
+from osvos_tf.media.masks import VOID, ids_in
 from osvos_tf.network import DEFAULT_THRESHOLD, model
 from osvos_tf.network.files import save_model
 from osvos_tf.progress import OnProgress
 from osvos_tf.segmentation import annotations as annotated
-from osvos_tf.segmentation import learning, objects
+from osvos_tf.segmentation import learning
 from osvos_tf.segmentation.annotations import Annotation, Masks
 from osvos_tf.segmentation.options import LearnOptions, SegmentOptions, with_changes
 from osvos_tf.segmentation.segmenter import SegmentedFrame, Segmenter, load_contour
@@ -268,7 +268,7 @@ def learn_from(
     on_progress: OnProgress | None = None,
 ) -> Specialist:
     """Learns objects from annotated frames that were read, see `learn`."""
-    ids = sorted(set().union(*(objects.ids_in(known.mask) for known in annotations)))
+    ids = sorted(set().union(*(ids_in(known.mask) for known in annotations)))
     parent = learning.parent(options, annotations[0].frame.shape[0], len(ids))
     learned = learning.train(parent, annotations, ids, options, on_progress)
     names = {number: f"object {number}" for number in ids}
@@ -355,6 +355,6 @@ def _labels(path: pathlib.Path, ids: tuple[int, ...]) -> np.ndarray:
         labels = np.array(image)
     if len(ids) == 1:  # up to version 0.1 the only object was 1, whatever its id
         return np.where((labels > 0) & (labels < VOID), ids[0], labels).astype(np.uint8)
-    if strangers := set(objects.ids_in(labels)) - set(ids):
+    if strangers := set(ids_in(labels)) - set(ids):
         raise ValueError(f"{path.name} shows objects {sorted(strangers)}, wanted {list(ids)}")
     return labels

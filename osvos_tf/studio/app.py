@@ -23,7 +23,8 @@ from osvos_tf import files
 from osvos_tf.errors import InputError
 from osvos_tf.media.images import MAX_PIXELS
 from osvos_tf.media.mask_pictures import davis_palette
-from osvos_tf.media.masks import read_labels
+from osvos_tf.media.masks import ids_in, read_labels
+from osvos_tf.studio.answers import HEADERS, done, labels_png, page_file, read_json, refuse
 from osvos_tf.studio.assist import grab
 from osvos_tf.studio.desk import Desk
 from osvos_tf.studio.learner import Learner
@@ -33,17 +34,6 @@ _COOKIE = "osvos_studio_{port}"  # browsers share cookies among the ports of a m
 _QUALITY = 85  # of frames as JPEG
 _MOST_WIDTH = 4096  # of a frame that is asked for
 _UPLOAD = 2**34  # bytes of a video
-_HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
-        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-}
-_SUFFIXES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
-
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 OpenDesk = Callable[[str], Desk]
 
@@ -107,27 +97,27 @@ class Studio:
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Lets pass what comes from the page of this session; turns mistakes into words."""
+        """Lets pass what comes from this page; turns mistakes into words."""
         host = request.host.rpartition(":")[0] or request.host
         if host not in ("127.0.0.1", "localhost", "[::1]"):
-            return _refuse(403, "This address is not the studio's.")
+            return refuse(403, "This address is not the studio's.")
         origin = request.headers.get("Origin")
         if origin is not None and origin != f"http://{request.host}":
-            return _refuse(403, "Another page may not do this.")
+            return refuse(403, "Another page may not do this.")
         cookie = _COOKIE.format(port=request.url.port)
         given = request.query.get("token") or request.cookies.get(cookie, "")
         if not secrets.compare_digest(given.encode(), self.token.encode()):
-            return _refuse(
+            return refuse(
                 403, "This address lacks the session's token. Use the one that the command printed."
             )
         try:
             response = await handler(request)
         except InputError as error:
-            return _refuse(400, str(error))
+            return refuse(400, str(error))
         except OSError as error:
-            return _refuse(507, f"Cannot write: {error.strerror}. Make room, then try again.")
+            return refuse(507, f"Cannot write: {error.strerror}. Make room, then try again.")
         if not response.prepared:
-            response.headers.update(_HEADERS)
+            response.headers.update(HEADERS)
         if request.query.get("token"):
             response.set_cookie(cookie, self.token, httponly=True, samesite="Strict")
         return response
@@ -135,7 +125,7 @@ class Studio:
     # --- the page ---------------------------------------------------------------------------------
 
     async def _page(self, request: web.Request) -> web.Response:
-        return _text(_STATIC / "index.html")
+        return page_file(_STATIC / "index.html")
 
     async def _nothing(self, request: web.Request) -> web.Response:
         return web.Response(status=204)
@@ -144,7 +134,7 @@ class Studio:
         path = _STATIC / request.match_info["name"]
         if not path.is_file():
             raise web.HTTPNotFound
-        return _text(path)
+        return page_file(path)
 
     # --- the session ------------------------------------------------------------------------------
 
@@ -199,7 +189,7 @@ class Studio:
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         """Server-sent events: the job's state, and the number of the session's version."""
-        response = web.StreamResponse(headers={**_HEADERS, "Content-Type": "text/event-stream"})
+        response = web.StreamResponse(headers={**HEADERS, "Content-Type": "text/event-stream"})
         await response.prepare(request)
         with contextlib.suppress(ConnectionError, asyncio.CancelledError):
             while True:
@@ -226,10 +216,16 @@ class Studio:
             raise InputError("No video is open. Open one first.")
         return self._desk
 
+    def _frame_of(self, request: web.Request) -> tuple[Desk, int]:
+        """Returns the desk and the number of the frame that a path names."""
+        desk, number = self._require_desk(), int(request.match_info["number"])
+        _require_frame(desk, number)
+        return desk, number
+
     # --- opening ----------------------------------------------------------------------------------
 
     async def _open(self, request: web.Request) -> web.Response:
-        path = str((await _json(request)).get("path", ""))
+        path = str((await read_json(request)).get("path", ""))
         place = pathlib.Path(path).expanduser()
         place = place if place.is_absolute() else self._root / place
         if not path or not place.resolve().is_relative_to(self._root):
@@ -238,7 +234,7 @@ class Studio:
                 "studio in the folder that holds it, or drop the file here."
             )
         await self._use(str(place.resolve()))
-        return _ok()
+        return done()
 
     async def _upload(self, request: web.Request) -> web.Response:
         name = pathlib.PurePath(request.query.get("name", "")).name
@@ -259,7 +255,7 @@ class Studio:
         except InputError:
             path.unlink(missing_ok=True)
             raise
-        return _ok()
+        return done()
 
     async def _use(self, path: str) -> None:
         if self._learner.is_running:
@@ -270,7 +266,7 @@ class Studio:
     # --- frames and masks -------------------------------------------------------------------------
 
     async def _frame(self, request: web.Request) -> web.Response:
-        desk, number = self._require_desk(), _number(request)
+        desk, number = self._frame_of(request)
         width = int(request.query.get("width", "0") or 0)
 
         def encode() -> bytes:
@@ -281,24 +277,17 @@ class Studio:
             bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
             return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1].tobytes()
 
-        _require_frame(desk, number)
         return web.Response(body=await asyncio.to_thread(encode), content_type="image/jpeg")
 
     async def _mask(self, request: web.Request) -> web.Response:
-        desk, number = self._require_desk(), _number(request)
-        _require_frame(desk, number)
+        desk, number = self._frame_of(request)
         labels, source = await asyncio.to_thread(desk.mask, number, self._learner.is_running)
         if labels is None:
             labels = np.zeros(desk.size, np.uint8)
-        width = int(request.query.get("width", "0") or 0)
-        if 0 < width < labels.shape[1]:
-            height = max(1, round(labels.shape[0] * width / labels.shape[1]))
-            labels = cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST)
-        return _labels(labels, source)
+        return labels_png(labels, source)
 
     async def _draw(self, request: web.Request) -> web.Response:
-        desk, number = self._require_desk(), _number(request)
-        _require_frame(desk, number)
+        desk, number = self._frame_of(request)
         body = await request.read()
         if len(body) != desk.size[0] * desk.size[1]:
             raise InputError(
@@ -307,12 +296,11 @@ class Studio:
         labels = np.frombuffer(body, np.uint8).reshape(desk.size)
         await asyncio.to_thread(desk.draw, number, labels)
         self._notify()
-        return _ok()
+        return done()
 
     async def _load(self, request: web.Request) -> web.Response:
         """Takes a mask's file for a frame: whatever `segment --mask` takes."""
-        desk, number = self._require_desk(), _number(request)
-        _require_frame(desk, number)
+        desk, number = self._frame_of(request)
         name = pathlib.PurePath(request.query.get("name", "mask.png")).name
         path = pathlib.Path(self._uploads.name, secrets.token_hex(4) + pathlib.Path(name).suffix)
         path.write_bytes(await request.read())
@@ -324,16 +312,16 @@ class Studio:
             path.unlink()
         chosen = int(request.query.get("object", "1") or 1)
         if has_ids:
-            for id_ in sorted(set(np.unique(labels).tolist()) - {0, 255, *desk.objects}):
+            for id_ in sorted(set(ids_in(labels)) - set(desk.objects)):
                 desk.objects = {**desk.objects, id_: f"object {id_}"}
         else:
             labels = labels * np.uint8(chosen)
         await asyncio.to_thread(desk.draw, number, labels)
         self._notify()
-        return _ok()
+        return done()
 
     async def _box(self, request: web.Request) -> web.Response:
-        desk, values = self._require_desk(), await _json(request)
+        desk, values = self._require_desk(), await read_json(request)
         try:
             number, box = int(values["frame"]), tuple(int(value) for value in values["box"])
             left, top, right, bottom = box
@@ -344,10 +332,10 @@ class Studio:
         def find() -> np.ndarray:
             return grab(desk.image(number), (left, top, right, bottom)).astype(np.uint8)
 
-        return _labels(await asyncio.to_thread(find), "box")
+        return labels_png(await asyncio.to_thread(find), "box")
 
     async def _object(self, request: web.Request) -> web.Response:
-        desk, values = self._require_desk(), await _json(request)
+        desk, values = self._require_desk(), await read_json(request)
         id_ = values.get("id")
         id_ = desk.name_object(None if id_ is None else int(id_), str(values.get("name", "")))
         self._notify()
@@ -358,19 +346,19 @@ class Studio:
     async def _learn(self, request: web.Request) -> web.Response:
         job = await asyncio.to_thread(self._require_desk().job)
         self._learner.start(job)
-        return _ok()
+        return done()
 
     async def _cancel(self, request: web.Request) -> web.Response:
         self._learner.cancel()
-        return _ok()
+        return done()
 
     async def _back(self, request: web.Request) -> web.Response:
         desk = self._require_desk()
-        job = desk.back(str((await _json(request)).get("round", "")))
+        job = desk.back(str((await read_json(request)).get("round", "")))
         self._learner.start(job)
         desk.forget_drawn()
         self._notify()
-        return _ok()
+        return done()
 
     async def _download(self, request: web.Request) -> web.StreamResponse:
         """All results as a ZIP archive, as the commands leave them, but for the rounds."""
@@ -411,40 +399,6 @@ async def listening(studio: Studio, port: int) -> AsyncIterator[int]:
         yield runner.addresses[0][1]
     finally:
         await runner.cleanup()
-
-
-def _text(path: pathlib.Path) -> web.Response:
-    kind = _SUFFIXES[path.suffix]
-    return web.Response(text=path.read_text(encoding="utf-8"), content_type=kind, charset="utf-8")
-
-
-def _labels(labels: np.ndarray, source: str) -> web.Response:
-    """Returns a label map as a grey PNG, whose values are ids."""
-    png = cv2.imencode(".png", labels, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
-    return web.Response(body=png, content_type="image/png", headers={"X-Source": source})
-
-
-def _ok() -> web.Response:
-    return web.json_response({})
-
-
-def _refuse(status: int, words: str) -> web.Response:
-    return web.json_response({"error": words}, status=status, headers=_HEADERS)
-
-
-async def _json(request: web.Request) -> dict[str, Any]:
-    """Returns the request's JSON object."""
-    try:
-        value = json.loads(await request.text())
-    except (ValueError, UnicodeDecodeError):
-        value = None
-    if not isinstance(value, dict):
-        raise InputError("Wanted a JSON object.")
-    return value
-
-
-def _number(request: web.Request) -> int:
-    return int(request.match_info["number"])
 
 
 def _require_frame(desk: Desk, number: int) -> None:

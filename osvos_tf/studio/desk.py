@@ -8,6 +8,7 @@ All of it lies on the disk at any time: a server that is killed loses nothing.
 """
 
 import contextlib
+import os
 import pathlib
 import re
 import shutil
@@ -22,7 +23,7 @@ from osvos_tf.jobs.outputs import MASKS
 from osvos_tf.jobs.video_job import ROUNDS, VideoJob
 from osvos_tf.media.frames import Frames, open_frames
 from osvos_tf.media.images import describe_size
-from osvos_tf.media.masks import VOID, read_labels, write_labels
+from osvos_tf.media.masks import ids_in, read_labels, write_labels
 from osvos_tf.segmentation.options import LearnOptions, SegmentOptions
 
 _SESSION = "session.json"
@@ -61,6 +62,7 @@ class Desk:
         self.out = pathlib.Path(out or f"results/{name}").expanduser().resolve()
         self.place = self.out.with_name(f".{self.out.name}.studio")
         self._learn, self._segment, self._save = learn, segment, save
+        self._record: tuple[Any, dict[str, Any] | None] = (None, None)
         self._reading = threading.Lock()  # a decoder does one thing at a time
         self.objects: dict[int, str] = {1: "object 1"}
         with contextlib.suppress(OSError, ValueError, KeyError, AttributeError, TypeError):
@@ -135,7 +137,7 @@ class Desk:
                 f"This mask is {describe_size(labels.shape)}, the frame "
                 f"{describe_size(self.size)}. Draw it at the frame's size."
             )
-        strangers = set(np.unique(labels).tolist()) - {0, VOID, *self.objects}
+        strangers = set(ids_in(labels)) - set(self.objects)
         if strangers:
             raise InputError(f"There is no object {min(strangers)}. Add it first.")
         path = self.place / MASKS / f"{self.names[number]}.png"
@@ -147,7 +149,7 @@ class Desk:
 
     def _only(self) -> int:
         """Returns the id that a mask of 0 and 255 shows."""
-        record = results.read_record(self.out) or {}
+        record = self.record() or {}
         return min([int(id_) for id_ in record.get("objects", {"1": ""})], default=1)
 
     # --- objects ----------------------------------------------------------------------------------
@@ -181,7 +183,14 @@ class Desk:
 
     def record(self) -> dict[str, Any] | None:
         """Returns the record of finished results, None where there are none."""
-        return results.read_record(self.out) if self.out.is_dir() else None
+        try:
+            status = os.stat(self.out / results.RECORD)
+        except OSError:
+            return None
+        version = status.st_ino, status.st_mtime_ns, status.st_size
+        if self._record[0] != version:  # each mask asks for it
+            self._record = version, results.read_record(self.out)
+        return self._record[1]
 
     def rounds(self) -> list[str]:
         """Returns the names of the rounds that were kept."""
@@ -238,4 +247,4 @@ class Desk:
 
     def _ids(self, number: int) -> set[int]:
         labels, _ = self.mask(number)
-        return set() if labels is None else set(np.unique(labels).tolist()) - {0, VOID}
+        return set() if labels is None else set(ids_in(labels))

@@ -13,13 +13,9 @@ from typing import Any
 from osvos_tf.errors import InputError
 from osvos_tf.jobs import video_job
 from osvos_tf.jobs.video_job import VideoJob
+from osvos_tf.jobs.worker import program
 from osvos_tf.progress import Progress
 
-# Starts `main` whatever lies in the current folder, see `jobs.worker`.
-_PROGRAM = (
-    "import sys; sys.path[:] = sys.path[sys.path[:1] == ['']:]; "
-    "from osvos_tf.studio.learner import main; main()"
-)
 IDLE: dict[str, Any] = {"state": "idle"}
 
 
@@ -51,7 +47,7 @@ class Learner:
             if self._process is not None:
                 raise InputError("It is learning already. Cancel that first.")
             self._process = process = subprocess.Popen(
-                [sys.executable, "-c", _PROGRAM],
+                [sys.executable, "-c", program(__name__)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,

@@ -8,6 +8,7 @@ from hypothesis.extra import numpy as arrays
 
 import osvos_tf
 from osvos_tf.errors import InputError
+from osvos_tf.media.masks import ids_in
 from osvos_tf.network import model
 from osvos_tf.network.files import load_model, save_model
 from osvos_tf.segmentation import following, objects
@@ -37,7 +38,7 @@ def test_the_most_probable_object_has_a_pixel(probabilities, threshold):
 
 def test_ranks_and_ids():
     labels = np.array([[0, 7, 255], [3, 7, 0]], np.uint8)
-    assert objects.ids_in(labels) == [3, 7]
+    assert ids_in(labels) == [3, 7]
     np.testing.assert_array_equal(objects.ranks(labels, (3, 7)), [[0, 2, 255], [1, 2, 0]])
 
 
