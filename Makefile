@@ -9,6 +9,9 @@ BESIDE := -n auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 # What NumPy says of its types to Python 3.12 and later makes no sense to a checker that reads as 3.10.
 AS_PYTHON = $$($(BIN)/python -c 'import sys; print("--python-version=3.12" * (sys.version_info >= (3, 12)))')
 
+# Formats and checks the studio's scripts and styles; no dependency of the package.
+BIOME := @biomejs/biome@2.3.8
+
 # What needs no network to be trained or built.
 QUICK := $(addprefix tests/,formats media data evaluation jobs test_hostile.py test_results.py)
 
@@ -31,6 +34,9 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(AS_PYTHON)
 	$(BIN)/lint-imports --no-logo --no-cache
+	@if npm_config_fetch_retries=0 npx --yes $(BIOME) --version >/dev/null 2>&1; \
+	  then npx --yes $(BIOME) check --error-on-warnings; \
+	  else echo "The studio's scripts are not checked: there is no Node.js with npx, or no npm registry."; fi
 
 test-addons: $(ADDONS)/installed  ## all tests on TensorFlow 2.15, where tensorflow-addons still imports
 	$(ADDONS)/bin/python -m pytest $(BESIDE)

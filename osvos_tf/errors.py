@@ -1,4 +1,8 @@
-"""The one exception that means: the user can fix this."""
+"""The one exception that means: the user can fix this; and words for what the system refuses."""
+
+import errno
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 
 
 class InputError(ValueError):
@@ -30,3 +34,10 @@ def missing_package(what: str, extra: str, error: ImportError) -> InputError:
         f"{what} needs a package that cannot be imported ({error}). Install what belongs to it: "
         f"pip install {PACKAGES[extra]}"
     )
+
+
+def describe_os_error(error: OSError) -> str:
+    """Returns in words what the system refused to do with a file."""
+    where = f" ({error.filename})" if error.filename else ""
+    hint = " Make room, or name another folder." if error.errno in _NO_ROOM else ""
+    return f"{error.strerror or error}{where}.{hint}"

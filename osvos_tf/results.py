@@ -188,7 +188,7 @@ def link_own(out: pathlib.Path, folder: pathlib.Path, *, without: str) -> None:
     Args:
         out: the results.
         folder: the other one.
-        without: a folder in `out` that is left out.
+        without: a folder or file in `out` that is left out.
     """
     for name in (read_record(out) or {_CONTENTS: []})[_CONTENTS]:
         parts = pathlib.PurePosixPath(name).parts

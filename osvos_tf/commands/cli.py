@@ -10,7 +10,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import copy
-import errno
 import io
 import os
 import pathlib
@@ -28,11 +27,10 @@ from absl import flags
 from osvos_tf import commands
 from osvos_tf.commands.help import Groups, describe, describe_version, wrap
 from osvos_tf.commands.progress_bar import printable
-from osvos_tf.errors import InputError
+from osvos_tf.errors import InputError, describe_os_error
 
 T = TypeVar("T")
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 _HELP = {"-h", "-help", "--help", "--helpfull", "--helpshort"}
 _STOPPED = {signal.SIGINT: "interrupted.", signal.SIGTERM: "terminated."}
 _BROKEN_PIPE = 141  # 128 + SIGPIPE, which Python ignores
@@ -204,9 +202,7 @@ def _judge(error: BaseException) -> tuple[object, int | None]:
     if isinstance(error, (InputError, flags.Error, FloatingPointError)):
         return error, 2
     if isinstance(error, OSError) and (error.filename or error.errno):
-        where = f" ({error.filename})" if error.filename else ""
-        hint = " Make room, or name another folder." if error.errno in _NO_ROOM else ""
-        return f"{error.strerror or error}{where}.{hint}", 2
+        return describe_os_error(error), 2
     return "", None
 
 

@@ -221,6 +221,8 @@ GROUPS = (
     ("Computing", ("precision",)),
 )
 
+_FRAMEWISE = {"segment": "Segmenting", "save": "Writing"}
+
 
 def main(args: flags.FlagValues) -> None:
     """Flags -> a job -> a folder of results -> words."""
@@ -297,8 +299,8 @@ def _watch(budget: float | None) -> Iterator[OnProgress]:
             bar = shown.get(progress.what)
             if bar is None:
                 bars.close()  # the bar before is complete
-                if progress.what == "segment":
-                    bar = progress_bar.Progress("Segmenting", progress.total, "frame")
+                if progress.what in _FRAMEWISE:
+                    bar = progress_bar.Progress(_FRAMEWISE[progress.what], progress.total, "frame")
                 elif budget is None:
                     bar = progress_bar.Progress("Learning the object", progress.total, "update")
                 else:

@@ -239,9 +239,12 @@ def _check_all(jobs: Sequence[VideoJob]) -> tuple[list[VideoJob], list[VideoJob]
     """
 
     def check(job: VideoJob) -> tuple[str | None, str]:
+        if job.addable():
+            return "", ""
         fault = job.find_fault()
         try:
-            results.require_place(job.out, job.work(), overwrite=job.overwrite)
+            work = job.with_kinds_there().work()
+            results.require_place(job.out, work, overwrite=job.overwrite)
         except InputError as error:
             return fault, str(error)
         return fault, ""

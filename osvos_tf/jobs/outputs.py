@@ -15,7 +15,7 @@ coco.json, cvat.xml      for annotation tools
 import contextlib
 import functools
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
@@ -27,7 +27,7 @@ from osvos_tf.formats import annotation_writer
 from osvos_tf.media import cutout, visualize
 from osvos_tf.media.frames import Frames
 from osvos_tf.media.images import write_png
-from osvos_tf.media.masks import write_labels, write_mask, write_probability
+from osvos_tf.media.masks import read_labels, write_labels, write_mask, write_probability
 from osvos_tf.media.video_writer import PRORES_4444, VP9_ALPHA, Format, write_video
 
 if TYPE_CHECKING:
@@ -57,8 +57,22 @@ class Place(NamedTuple):
 Write = Callable[["SegmentedFrame"], None]
 
 
+def read_mask(path: pathlib.Path, ids: Iterable[int]) -> np.ndarray:
+    """Returns one of the masks as a label map, uint8 [height, width].
+
+    Args:
+        path: of the PNG.
+        ids: of the objects; a mask of 0 and 255 shows the first.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    labels, has_ids = read_labels(path)
+    return labels if has_ids else labels * np.uint8(min(ids, default=1))
+
+
 def _write_mask(path: pathlib.Path, frame: "SegmentedFrame") -> None:
-    if len(frame.probability) > 1:
+    if len(frame.confidence) > 1:
         write_labels(path, frame.mask)
     else:
         write_mask(path, (frame.mask > 0).astype(np.uint8))
@@ -88,7 +102,7 @@ def _cut_out(frame: "SegmentedFrame") -> np.ndarray:
 
 def _tinted(frame: "SegmentedFrame") -> np.ndarray:
     """Returns the frame with its objects tinted, uint8 RGB [height, width, 3]."""
-    if len(frame.probability) > 1:
+    if len(frame.confidence) > 1:
         return visualize.overlay_objects(frame.image, frame.mask)
     return visualize.overlay(frame.image, frame.mask > 0)
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from osvos_tf import results, runtime
 from osvos_tf.errors import InputError
-from osvos_tf.jobs import given_masks, identity, outputs, remarks
+from osvos_tf.jobs import additions, given_masks, identity, outputs, remarks
 from osvos_tf.jobs.outputs import MASKS
 from osvos_tf.media.frames import Frames, open_frames
 from osvos_tf.media.masks import check_png
@@ -130,8 +130,21 @@ class VideoJob:
             "specialist": self.specialist and identity.of_specialist(self.specialist),
             "learn": learn,
             "segment": segment,
-            "save": list(self.kinds),
+            additions.SAVE: list(self.kinds),
         }
+
+    def with_kinds_there(self) -> "VideoJob":
+        """Returns the job with all that its results in `out` hold: more may have been made."""
+        there = additions.kinds_there(self.out, self.work())
+        return self if there is None else dataclasses.replace(self, save=(*self.save, *there))
+
+    def addable(self) -> tuple[str, ...]:
+        """Returns what whole results in `out` lack, if it can be made of their masks."""
+        there = additions.kinds_there(self.out, self.work())
+        if there is None or dataclasses.replace(self, save=there).find_fault() is not None:
+            return ()
+        lacking = tuple(kind for kind in self.kinds if kind not in there)
+        return () if set(lacking) & additions.NOT_OF_MASKS else lacking
 
     def find_fault(self) -> str | None:
         """Returns why `out` does not hold this job's complete results; None if it does.
@@ -143,7 +156,7 @@ class VideoJob:
         record = results.read_record(self.out)
         if record is None:
             return f"no {results.RECORD} that can be read"
-        work = self.work()
+        work = self.with_kinds_there().work()
         if record[results.WORK] != work:
             return f"made with {results.describe_difference(record, work)}"
         is_ours = all(isinstance(record.get(name), kind) for name, kind in _RECORD.items())
@@ -185,6 +198,11 @@ def run(
     frames = open_frames(job.frames).without(given_masks.split(mask)[1] for mask in job.masks)
     frames.check()
     given = _annotations(job, frames)
+    job = job.with_kinds_there()
+    if kinds := job.addable():
+        if on_resume is not None:
+            on_resume(f"The masks are there already; {', '.join(kinds)} is made of them.")
+        return additions.add(pathlib.Path(job.out), frames, kinds, on_progress)
     work = job.work()
     _check_place(job, work, frames)
     if job.find_fault() is None:
@@ -306,7 +324,7 @@ def _known(
     from osvos_tf.segmentation import specialist
 
     folders = [draft.folder] if draft.resumed else []
-    if results.is_finished(job.out, work):
+    if additions.kinds_there(job.out, work) is not None:
         folders.append(pathlib.Path(job.out))
     for folder in folders:
         if (folder / specialist.NETWORK).is_file():

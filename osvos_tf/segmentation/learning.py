@@ -1,20 +1,21 @@
 """From a parent network and annotated frames to the network of a specialist."""
 
+import functools
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import keras
 import numpy as np
 
 from osvos_tf.errors import InputError
-from osvos_tf.network import model
+from osvos_tf.network import DEFAULT_THRESHOLD, model
 from osvos_tf.network.files import load_model
 from osvos_tf.network.parents import PARENTS
 from osvos_tf.network.precision import with_precision
 from osvos_tf.progress import OnProgress, Progress
-from osvos_tf.segmentation import objects
+from osvos_tf.segmentation import inference, objects
 from osvos_tf.segmentation.annotations import Annotation
 from osvos_tf.segmentation.options import LearnOptions
 from osvos_tf.training import one_shot
@@ -84,10 +85,12 @@ def train(
         network.get_layer("preprocess").working_height = options.height
     started = time.monotonic()
     total = None if options.updates is None and options.budget is not None else stage.updates
+    look = _look(network, ids)
 
     def on_update(update: int, loss: float) -> None:
         if on_progress is not None:
-            on_progress(Progress("learn", update, total, time.monotonic() - started, loss))
+            seconds = time.monotonic() - started
+            on_progress(Progress("learn", update, total, seconds, loss, look))
 
     history = one_shot.learn(
         network,
@@ -100,3 +103,17 @@ def train(
     )
     seconds = round(time.monotonic() - started, 3)
     return Learned(with_precision(network, "float32"), history.losses, seconds)
+
+
+def _look(network: keras.Model, ids: Sequence[int]) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns `Progress.look` of a network in training; frames are looked at as a whole."""
+
+    @functools.cache
+    def predictor(height: int) -> inference.Predict:
+        return model.any_size(model.build_predictor(network, frame_height=height))
+
+    def look(frame: np.ndarray) -> np.ndarray:
+        (probabilities,) = predictor(frame.shape[0])(frame[None])
+        return objects.merge(np.asarray(probabilities), DEFAULT_THRESHOLD, ids)
+
+    return look

@@ -11,7 +11,6 @@ import json
 import pathlib
 import secrets
 import tempfile
-import zipfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -20,14 +19,16 @@ import numpy as np
 from aiohttp import web
 
 from osvos_tf import files
-from osvos_tf.errors import InputError
+from osvos_tf.errors import InputError, describe_os_error
+from osvos_tf.jobs.video_job import VideoJob
 from osvos_tf.media.images import MAX_PIXELS
-from osvos_tf.media.mask_pictures import davis_palette
 from osvos_tf.media.masks import ids_in, read_labels
+from osvos_tf.studio import take_home
 from osvos_tf.studio.answers import HEADERS, done, labels_png, page_file, read_json, refuse
 from osvos_tf.studio.assist import grab
 from osvos_tf.studio.desk import Desk
 from osvos_tf.studio.learner import Learner
+from osvos_tf.studio.session import describe
 
 _STATIC = pathlib.Path(__file__).parent / "static"
 _COOKIE = "osvos_studio_{port}"  # browsers share cookies among the ports of a machine
@@ -81,8 +82,10 @@ class Studio:
         app.router.add_post("/api/box", self._box)
         app.router.add_post("/api/objects", self._object)
         app.router.add_post("/api/learn", self._learn)
+        app.router.add_post("/api/look", self._look)
         app.router.add_post("/api/cancel", self._cancel)
         app.router.add_post("/api/back", self._back)
+        app.router.add_post("/api/make", self._make)
         app.router.add_get("/api/download", self._download)
         app.on_startup.append(self._begin)
         app.on_cleanup.append(self._end)
@@ -115,7 +118,7 @@ class Studio:
         except InputError as error:
             return refuse(400, str(error))
         except OSError as error:
-            return refuse(507, f"Cannot write: {error.strerror}. Make room, then try again.")
+            return refuse(507, describe_os_error(error))
         if not response.prepared:
             response.headers.update(HEADERS)
         if request.query.get("token"):
@@ -143,49 +146,9 @@ class Studio:
 
     def _state(self) -> dict[str, Any]:
         """Returns all that a page shows, as JSON has it."""
-        state: dict[str, Any] = {
-            "version": self._version,
-            "root": str(self._root),
-            "job": self._learner.state,
-        }
-        desk = self._desk
-        if desk is None:
-            return {**state, "video": None}
-        colours = np.reshape(davis_palette(), (-1, 3)).tolist()
-        record = desk.record()
-        numbers = {name: number for number, name in enumerate(desk.names)}
-        found = (record or {}).get("found", {})
-        return {
-            **state,
-            "video": {
-                "path": str(self._shorten(pathlib.Path(desk.path).absolute())),
-                "frames": len(desk.names),
-                "names": desk.names,
-                "height": desk.size[0],
-                "width": desk.size[1],
-                "fps": float(desk.frames.fps),
-            },
-            "out": str(self._shorten(desk.out)),
-            "objects": [
-                {"id": id_, "name": name, "colour": colours[id_]}
-                for id_, name in desk.objects.items()
-            ],
-            "drawn": desk.drawn(),
-            "news": desk.news(),
-            "results": None
-            if record is None
-            else {
-                "confidence": [found.get(name, {}).get("confidence") for name in desk.names],
-                "doubtful": [numbers[n] for n in record.get("doubtful", []) if n in numbers],
-                "remarks": record.get("remarks", []),
-                "updates": record.get("updates"),
-            },
-            "rounds": desk.rounds(),
-        }
-
-    def _shorten(self, path: pathlib.Path) -> pathlib.Path:
-        """Returns a path as it is called in the folder that the studio was started in."""
-        return path.relative_to(self._root) if path.is_relative_to(self._root) else path
+        state = {"version": self._version, "root": str(self._root), "job": self._learner.state}
+        shown = {"video": None} if self._desk is None else describe(self._desk, self._root)
+        return {**state, **shown}
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         """Server-sent events: the job's state, and the number of the session's version."""
@@ -219,6 +182,14 @@ class Studio:
     def _frame_of(self, request: web.Request) -> tuple[Desk, int]:
         """Returns the desk and the number of the frame that a path names."""
         desk, number = self._require_desk(), int(request.match_info["number"])
+        _require_frame(desk, number)
+        return desk, number
+
+    async def _asked_frame(self, request: web.Request) -> tuple[Desk, int]:
+        """Returns the desk and the number of the frame that a request's JSON names; else 0."""
+        desk, number = self._require_desk(), (await read_json(request)).get("frame", 0)
+        if type(number) is not int:
+            raise InputError("Wanted the frame's number.")
         _require_frame(desk, number)
         return desk, number
 
@@ -294,9 +265,7 @@ class Studio:
                 f"Wanted {desk.size[0] * desk.size[1]} bytes, an id a pixel. Got {len(body)}."
             )
         labels = np.frombuffer(body, np.uint8).reshape(desk.size)
-        await asyncio.to_thread(desk.draw, number, labels)
-        self._notify()
-        return done()
+        return await self._draw_on(desk, number, labels)
 
     async def _load(self, request: web.Request) -> web.Response:
         """Takes a mask's file for a frame: whatever `segment --mask` takes."""
@@ -316,7 +285,11 @@ class Studio:
                 desk.objects = {**desk.objects, id_: f"object {id_}"}
         else:
             labels = labels * np.uint8(chosen)
+        return await self._draw_on(desk, number, labels)
+
+    async def _draw_on(self, desk: Desk, number: int, labels: np.ndarray) -> web.Response:
         await asyncio.to_thread(desk.draw, number, labels)
+        await asyncio.to_thread(self._learner.prepare)
         self._notify()
         return done()
 
@@ -344,8 +317,17 @@ class Studio:
     # --- learning ---------------------------------------------------------------------------------
 
     async def _learn(self, request: web.Request) -> web.Response:
-        job = await asyncio.to_thread(self._require_desk().job)
-        self._learner.start(job)
+        desk, frame = await self._asked_frame(request)
+        await self._start(desk, await asyncio.to_thread(desk.job), frame)
+        return done()
+
+    async def _start(self, desk: Desk, job: VideoJob, frame: int) -> None:
+        details = {"job": job.as_json(), "looks": str(desk.looks), "frame": frame}
+        await asyncio.to_thread(self._learner.start, "learn", details)
+
+    async def _look(self, request: web.Request) -> web.Response:
+        _, frame = await self._asked_frame(request)
+        self._learner.look(frame)
         return done()
 
     async def _cancel(self, request: web.Request) -> web.Response:
@@ -354,28 +336,25 @@ class Studio:
 
     async def _back(self, request: web.Request) -> web.Response:
         desk = self._require_desk()
-        job = desk.back(str((await read_json(request)).get("round", "")))
-        self._learner.start(job)
+        await self._start(desk, desk.back(str((await read_json(request)).get("round", ""))), 0)
         desk.forget_drawn()
         self._notify()
         return done()
 
+    # --- taking home ------------------------------------------------------------------------------
+
+    async def _make(self, request: web.Request) -> web.Response:
+        """Makes what was not made with the results; the page hears when it is there."""
+        desk, what = self._require_desk(), str((await read_json(request)).get("what", ""))
+        task, details = take_home.order(desk.path, desk.out, what)
+        await asyncio.to_thread(self._learner.start, task, details)
+        return done()
+
     async def _download(self, request: web.Request) -> web.StreamResponse:
-        """All results as a ZIP archive, as the commands leave them, but for the rounds."""
-        desk = self._require_desk()
-        if desk.record() is None:
-            raise InputError("There are no results yet. Learn first.")
-        path = pathlib.Path(self._uploads.name, f"{desk.out.name}.zip")
-
-        def pack() -> None:
-            with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-                for file in sorted(desk.out.rglob("*")):
-                    name = file.relative_to(desk.out)
-                    if file.is_file() and name.parts[0] != "rounds":
-                        archive.write(file, pathlib.PurePath(desk.out.name, name))
-
-        await asyncio.to_thread(pack)
-        attachment = f'attachment; filename="{desk.out.name}.zip"'.encode("ascii", "replace")
+        desk, what = self._require_desk(), request.query.get("what", "all")
+        folder = pathlib.Path(self._uploads.name)
+        path = await asyncio.to_thread(take_home.pack, desk.out, what, folder)
+        attachment = f'attachment; filename="{path.name}"'.encode("ascii", "replace")
         return web.FileResponse(path, headers={"Content-Disposition": attachment.decode()})
 
 
@@ -402,5 +381,5 @@ async def listening(studio: Studio, port: int) -> AsyncIterator[int]:
 
 
 def _require_frame(desk: Desk, number: int) -> None:
-    if number >= len(desk.names):
+    if not 0 <= number < len(desk.names):
         raise InputError(f"There is no frame {number}: the video has {len(desk.names)}.")

@@ -2,7 +2,8 @@
 
     results/dog/             the results, as `segment` leaves them
     results/.dog.studio/     beside it, what is not a result yet: session.json, and
-                             masks/00042.png, a label map of each frame that was drawn
+                             masks/00042.png, a label map of each frame that was drawn, and
+                             looks/00042.png, of one as it is found while the object is learned
 
 All of it lies on the disk at any time: a server that is killed loses nothing.
 """
@@ -19,11 +20,12 @@ import numpy as np
 
 from osvos_tf import files, results
 from osvos_tf.errors import InputError
-from osvos_tf.jobs.outputs import MASKS
+from osvos_tf.jobs import additions
+from osvos_tf.jobs.outputs import MASKS, read_mask
 from osvos_tf.jobs.video_job import ROUNDS, VideoJob
 from osvos_tf.media.frames import Frames, open_frames
 from osvos_tf.media.images import describe_size
-from osvos_tf.media.masks import ids_in, read_labels, write_labels
+from osvos_tf.media.masks import ids_in, write_labels
 from osvos_tf.segmentation.options import LearnOptions, SegmentOptions
 
 _SESSION = "session.json"
@@ -61,6 +63,7 @@ class Desk:
         name = place.stem if place.is_file() else place.name
         self.out = pathlib.Path(out or f"results/{name}").expanduser().resolve()
         self.place = self.out.with_name(f".{self.out.name}.studio")
+        self.looks = self.place / "looks"
         self._learn, self._segment, self._save = learn, segment, save
         self._record: tuple[Any, dict[str, Any] | None] = (None, None)
         self._reading = threading.Lock()  # a decoder does one thing at a time
@@ -100,8 +103,7 @@ class Desk:
             return False
         drawn, _ = self.mask(number)
         with contextlib.suppress(InputError, OSError):
-            given, has_ids = read_labels(self.out / MASKS / f"{name}.png")
-            given = given if has_ids else given * np.uint8(self._only())
+            given = read_mask(self.out / MASKS / f"{name}.png", self._known())
             return drawn is not None and np.array_equal(drawn, given)
         return False
 
@@ -109,21 +111,23 @@ class Desk:
         """Returns a frame's label map, uint8 [height, width], and where it comes from.
 
         What was drawn goes first, then what the results hold; while they are made, what is there of
-        the new ones. Sources: "drawn", "found", or "none" with None.
+        the new ones. Sources: "look" (as it is found while the object is learned), "drawn",
+        "found", or "none" with None.
         """
         name = f"{self.names[number]}.png"
         draft = self.out.with_name(f".{self.out.name}.unfinished")
         for folder, source in (
-            (self.place, "drawn"),
-            *([(draft, "found")] if running else []),
-            (self.out, "found"),
+            *([(self.looks, "look")] if running else []),
+            (self.place / MASKS, "drawn"),
+            *([(draft / MASKS, "found")] if running else []),
+            (self.out / MASKS, "found"),
         ):
-            path = folder / MASKS / name
+            path = folder / name
             with contextlib.suppress(InputError, OSError):
                 if path.is_file():
-                    labels, has_ids = read_labels(path)
+                    labels = read_mask(path, self._known())
                     if labels.shape == self.size:
-                        return labels if has_ids else labels * np.uint8(self._only()), source
+                        return labels, source
         return None, "none"
 
     def draw(self, number: int, labels: np.ndarray) -> None:
@@ -147,10 +151,9 @@ class Desk:
         else:
             path.unlink(missing_ok=True)
 
-    def _only(self) -> int:
-        """Returns the id that a mask of 0 and 255 shows."""
-        record = self.record() or {}
-        return min([int(id_) for id_ in record.get("objects", {"1": ""})], default=1)
+    def _known(self) -> set[int]:
+        """Returns the ids of the objects that the results show."""
+        return {int(id_) for id_ in (self.record() or {}).get("objects", {})}
 
     # --- objects ----------------------------------------------------------------------------------
 
@@ -210,9 +213,7 @@ class Desk:
             raise InputError("Nothing is drawn yet. Mark the object in one frame first.")
         masks = [f"{self.names[n]}:{self.place / MASKS / self.names[n]}.png" for n in drawn]
         shown = {id_ for n in drawn for id_ in self._ids(n)}
-        record = self.record()
-        known = {int(id_) for id_ in (record or {}).get("objects", {})}
-        goes_on = record is not None and shown <= known
+        goes_on = self.record() is not None and shown <= self._known()
         return VideoJob(
             frames=self.path,
             masks=tuple(masks),
@@ -220,7 +221,7 @@ class Desk:
             learn=self._learn,
             segment=self._segment,
             specialist=str(self.out) if goes_on else None,
-            save=self._save,
+            save=self._kinds(),
             keep=True,
         )
 
@@ -238,8 +239,13 @@ class Desk:
             learn=self._learn,
             segment=self._segment,
             specialist=str(self.out / ROUNDS / round_),
-            save=self._save,
+            save=self._kinds(),
         )
+
+    def _kinds(self) -> tuple[str, ...]:
+        """Returns what is made beside the masks: what the command names, and what was asked for."""
+        there = self.record() or {results.WORK: {}}
+        return (*self._save, *there[results.WORK].get(additions.SAVE, ()))
 
     def forget_drawn(self) -> None:
         """Takes all drawn masks back; the results have those that they were learned from."""

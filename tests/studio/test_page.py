@@ -1,5 +1,7 @@
 """The studio as a person uses it, in Chromium: mark, learn, look, correct, take home."""
 
+import contextlib
+import io
 import json
 import re
 import shutil
@@ -25,7 +27,8 @@ pytestmark = [
     pytest.mark.slow,
 ]
 COUNT = 8
-PATIENCE = 120_000  # milliseconds
+PATIENCE = 60_000  # milliseconds
+sync_api.expect.set_options(timeout=PATIENCE)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +58,9 @@ class Server:
 
     def __init__(self, folder, *flags):
         command = [sys.executable, "-m", "pipelines.studio", "--nobrowser", *flags]
-        command += [f"--frames={folder / 'parrot'}", f"--out={folder / 'results' / 'parrot'}"]
+        command += [f"--frames={folder / 'parrot'}"]
+        if not any(flag.startswith("--out=") for flag in flags):
+            command += [f"--out={folder / 'results' / 'parrot'}"]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY)
         self.address = re.search(r"http\S+", self.process.stdout.readline())[0]
 
@@ -118,7 +123,13 @@ def go(page, frame):
 
 
 def wait_for(page, words):
-    sync_api.expect(page.get_by_test_id("status")).to_have_text(words, timeout=PATIENCE)
+    sync_api.expect(page.get_by_test_id("status")).to_have_text(words)
+
+
+def drawn(page, frame):
+    """Returns the label map that the server has of a frame."""
+    answer = page.request.get(page.url.split("?")[0] + f"api/masks/{frame}")
+    return np.array(Image.open(io.BytesIO(answer.body())))
 
 
 def score(folder, truth):
@@ -223,3 +234,137 @@ def test_cancel_and_objects(page, serve, world):
     page.get_by_test_id("open-path").fill("/etc/hostname")
     page.get_by_test_id("open-button").click()
     sync_api.expect(page.get_by_test_id("status")).to_contain_text("Wanted a video")
+
+
+def test_looks_while_it_learns(page, serve, world):
+    """Frames are shown as they are found meanwhile; what is drawn stays what it is."""
+    server = serve("--parent=compact", "--updates=1000")
+    opened(page, server)
+    rows, columns = np.nonzero(world[1][0])
+    page.mouse.click(*at(page, world, columns.mean(), rows.mean()))
+    sync_api.expect(page.get_by_test_id("learn")).to_be_enabled()
+    page.get_by_test_id("learn").click()
+    for frame in (0, 5):
+        go(page, frame)
+        look = page.locator(f'#canvas[data-frame="{frame}"][data-source="look"]')
+        sync_api.expect(look).to_be_visible()
+        sync_api.expect(page.get_by_text("A first look")).to_be_visible()
+    page.get_by_test_id("cancel").click()
+    wait_for(page, "Cancelled. What was there before is there.")
+    go(page, 0)
+    sync_api.expect(page.get_by_test_id("canvas")).to_have_attribute("data-source", "drawn")
+    sync_api.expect(page.get_by_text("A first look")).to_be_hidden()
+
+
+def test_what_was_not_made_is_made_when_it_is_taken_home(page, serve, world, folder):
+    server = serve("--parent=compact", "--updates=1", "--noadapt", "--save=")
+    opened(page, server)
+    page.mouse.click(*at(page, world, 60, 60))
+    page.get_by_test_id("learn").click()
+    wait_for(page, "Done.")
+    out = folder / "results" / "parrot"
+    before = {path.name: path.read_bytes() for path in (out / "masks").iterdir()}
+    for what, name in (
+        ("coco", "coco.json"),
+        ("webm", "foreground.webm"),
+        ("masks", "parrot-masks.zip"),
+        ("specialist", "specialist.keras"),
+        ("saved_model", "parrot-saved_model.zip"),
+    ):
+        page.get_by_test_id("download-what").select_option(what)
+        with page.expect_download() as download:
+            page.get_by_test_id("download-one").click()
+        assert download.value.suggested_filename == name
+        assert download.value.path().stat().st_size
+    assert {path.name: path.read_bytes() for path in (out / "masks").iterdir()} == before
+    assert len(json.loads((out / "coco.json").read_text())["images"]) == COUNT
+    assert (out / "saved_models" / "parrot" / "1" / "saved_model.pb").exists()
+    assert server.session()["rounds"] == []
+
+
+def test_a_polygon_is_changed_before_it_is_closed(page, serve, world):
+    opened(page, serve())
+    page.get_by_test_id("tool-polygon").click()
+    corners = [(20, 20), (60, 20), (60, 60), (90, 90)]
+    for corner in corners:
+        page.mouse.click(*at(page, world, *corner))
+    page.get_by_test_id("canvas").press("Backspace")  # the last one goes
+    page.mouse.move(*at(page, world, 60, 60))
+    page.mouse.down()
+    page.mouse.move(*at(page, world, 60, 80), steps=3)  # and the one before moves
+    page.mouse.up()
+    page.mouse.click(*at(page, world, 20, 20))  # the first one closes it
+    sync_api.expect(page.get_by_test_id("learn")).to_be_enabled()
+    found = drawn(page, 0)
+    wanted = cv2.fillPoly(np.zeros_like(found), [np.int32([(20, 20), (60, 20), (60, 80)])], 1)
+    assert np.count_nonzero(found & wanted) / np.count_nonzero(found | wanted) > 0.95
+
+
+def test_two_fingers_zoom_and_draw_nothing(browser, serve, world):
+    context = browser.new_context(viewport={"width": 1024, "height": 768}, has_touch=True)
+    page = context.new_page()
+    opened(page, serve())
+    touch = context.new_cdp_session(page)
+
+    def send(kind, *points):
+        places = [{"x": x, "y": y, "id": number} for number, (x, y) in enumerate(points)]
+        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": places})
+
+    (left, top), (right, bottom) = at(page, world, 40, 40), at(page, world, 60, 60)
+    send("touchStart", (left, top))
+    send("touchStart", (left, top), (right, bottom))
+    send("touchMove", (left - 40, top - 40), (right + 40, bottom + 40))
+    send("touchEnd")
+    sync_api.expect(page.get_by_test_id("undo")).to_be_disabled()
+    sync_api.expect(page.get_by_test_id("learn")).to_be_disabled()
+    send("touchStart", (left, top))  # one finger draws, smaller now on the frame
+    send("touchEnd")
+    sync_api.expect(page.get_by_test_id("learn")).to_be_enabled()
+    context.close()
+
+
+def test_what_cannot_be_used_is_told_in_words(page, serve, world, folder):
+    opened(page, serve())
+    notes, other = folder / "notes.mp4", folder / "other.png"
+    notes.write_bytes(b"these are notes, and no video at all")
+    Image.fromarray(np.uint8(world[1][0][:-1]) * 255).save(other)
+    status = page.get_by_test_id("status")
+    page.get_by_test_id("load-mask").set_input_files(other)
+    height, width = world[0].shape[1:3]
+    sync_api.expect(status).to_contain_text(f"This mask is {width}x{height - 1}")
+    page.get_by_test_id("upload").set_input_files(notes)
+    sync_api.expect(status).to_contain_text("notes.mp4")
+    sync_api.expect(page.locator('#canvas[data-frame="0"]')).to_be_visible()  # what was open is
+    assert notes.read_bytes().startswith(b"these") and "error" in status.get_attribute("class")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("a small disk cannot be mounted here")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def test_a_full_disk(page, serve, world, small_disk):
+    server = serve("--parent=compact", "--updates=1", "--noadapt", f"--out={small_disk / 'out'}")
+    opened(page, server)
+    page.mouse.click(*at(page, world, 60, 60))
+    page.get_by_test_id("learn").click()
+    status = page.get_by_test_id("status")
+    sync_api.expect(status).to_contain_text("No space left on device")
+    assert not (small_disk / "out").exists() and server.session()["drawn"] == [0]
+    filler = open(small_disk / "filler", "wb", buffering=0)  # noqa: SIM115
+    with filler, contextlib.suppress(OSError):
+        while filler.write(b"0" * 4096):
+            pass
+    go(page, 1)
+    page.mouse.click(*at(page, world, 60, 60))
+    sync_api.expect(status).to_contain_text("No space left on device")
+    (small_disk / "filler").unlink()
+    page.mouse.click(*at(page, world, 70, 70))
+    page.wait_for_timeout(300)
+    assert server.session()["drawn"] == [0, 1]

@@ -26,8 +26,7 @@ export const getBlob = async (path) => {
   const response = await call(path);
   return { blob: await response.blob(), source: response.headers.get("X-Source") };
 };
-export const post = (path, value = {}) =>
-  call(path, { method: "POST", body: JSON.stringify(value) });
+export const post = (path, value = {}) => call(path, { method: "POST", body: JSON.stringify(value) });
 export const postBytes = (path, bytes) => call(path, { method: "POST", body: bytes });
 export const put = (path, bytes) => call(path, { method: "PUT", body: bytes });
 

@@ -1,7 +1,8 @@
 // The page: what the session says, shown; what a person does, sent.
 
 import { getBlob, getJson, listen, post, postBytes, put } from "./api.js";
-import { Labels, decode } from "./labels.js";
+import { decode, Labels } from "./labels.js";
+import { fillOffers, hint, objectRow, remarkRow, roundRow, wordsOf } from "./panel.js";
 import { Strip } from "./strip.js";
 import { Tools } from "./tools.js";
 import { View } from "./view.js";
@@ -11,10 +12,12 @@ const KEPT = 24; // frames that are kept decoded
 const ADVANCE = 6; // frames fetched ahead while playing
 
 let session = { version: -1, video: null, job: { state: "idle" } };
-let number = 0;
+let number = 0; // of the frame that is shown
+let target = 0; // of the one that was asked for
 let isPlaying = false;
 let saving = Promise.resolve();
 let edits = 0; // counts changes of masks, so that an older mask, fetched meanwhile, does not undo one
+let wanted = null; // what is to be downloaded once it is made
 let shown = 0; // counts calls of go(), so that a slow one does not undo a quicker, later one
 const pictures = new Map(); // "number/width" -> promise of an ImageBitmap
 const histories = new Map(); // number -> Labels that were drawn here, with their undo
@@ -30,7 +33,8 @@ const desk = {
 const tools = new Tools(view, desk);
 const strip = new Strip($("strip"), (frame) => go(frame));
 
-const isBusy = () => ["starting", "learn", "segment"].includes(session.job.state);
+const isBusy = () => ["starting", "learn", "segment", "save"].includes(session.job.state);
+const isLearning = () => ["starting", "learn"].includes(session.job.state);
 
 function say(words, isError = false) {
   $("status").textContent = words;
@@ -67,17 +71,19 @@ async function refresh() {
     $("number").max = video.frames - 1;
     $("count").textContent = `of ${video.frames}`;
     strip.open(video.frames, session.version);
-    number = Math.min(number, video.frames - 1);
+    number = target = $("number").value = Math.min(number, video.frames - 1);
   }
   dress();
-  await go(number);
+  await go(target);
 }
 
 function dress() {
-  const { objects, drawn, news, results, rounds, job, out } = session;
+  const { objects, drawn, news, results, rounds, job, out, offers } = session;
   view.colours = new Map(objects.map(({ id, colour }) => [id, colour]));
   if (!objects.some(({ id }) => id === desk.object)) desk.object = objects[0].id;
-  $("objects").replaceChildren(...objects.map(objectRow));
+  $("objects").replaceChildren(
+    ...objects.map((object) => objectRow(object, desk.object, { choose: chooseObject, rename })),
+  );
   strip.update({
     drawn: new Set(drawn),
     doubtful: new Set(results?.doubtful ?? []),
@@ -91,76 +97,31 @@ function dress() {
   $("cancel").hidden = $("progress").hidden = !busy;
   $("next-doubtful").disabled = !results?.doubtful.length;
   $("play").disabled = false;
-  $("remarks").replaceChildren(...(results?.remarks ?? []).map((words) => element("li", words)));
+  $("remarks").replaceChildren(...(results?.remarks ?? []).map(remarkRow));
   $("out").textContent = `Everything lies in ${out}.`;
-  $("download").hidden = results === null;
-  $("rounds").replaceChildren(...rounds.map(roundRow));
+  $("download").hidden = $("take").hidden = results === null;
+  $("take-button").disabled = busy;
+  fillOffers($("what"), offers);
+  $("rounds").replaceChildren(...rounds.map((name) => roundRow(name, busy, goBack)));
   $("rounds-title").hidden = rounds.length === 0;
   $("hint").textContent = hint(drawn, news, results, busy);
   progress(job);
   undoButtons();
+  if (wanted && !busy) {
+    if (job.state === "done") download(wanted);
+    wanted = null;
+  }
 }
 
-function hint(drawn, news, results, busy) {
-  if (busy) return "You can look around meanwhile.";
-  if (!drawn.length && !results) return "Mark the object in one frame: brush it, or drag a box around it.";
-  if (!results) return `Drawn: ${drawn.length === 1 ? "1 frame" : `${drawn.length} frames`}. Learn when you are ready.`;
-  if (!news.length) return "Look through the frames. Where a mask is wrong, correct it, then learn from that too.";
-  return `New: ${news.length === 1 ? "1 frame" : `${news.length} frames`}. Learn from that too when you are ready.`;
-}
+const rename = (id, name) => attempt(() => post("objects", { id, name }));
+const goBack = (round) => attempt(() => post("back", { round }));
 
 function progress(job) {
   const bar = $("progress");
-  if (job.state === "starting") {
-    bar.removeAttribute("value");
-    say("Starting …");
-  } else if (job.state === "learn" || job.state === "segment") {
-    if (job.total) {
-      bar.value = job.done / job.total;
-      const left = Math.round((job.seconds / job.done) * (job.total - job.done));
-      const what = job.state === "learn" ? "Learning" : "Finding";
-      say(`${what}: ${job.done} of ${job.total}, ${left} s left`);
-    } else {
-      bar.removeAttribute("value");
-      say(job.state === "learn" ? `Learning: ${job.done} updates` : `Finding: ${job.done} frames`);
-    }
-  } else if (job.state === "failed") say(job.error, true);
-  else if (job.state === "cancelled") say("Cancelled. What was there before is there.");
-  else if (job.state === "done") say("Done.");
-}
-
-function objectRow({ id, name, colour }) {
-  const row = element("li");
-  const button = element("button", "");
-  button.dataset.testid = `object-${id}`;
-  button.setAttribute("aria-pressed", String(id === desk.object));
-  button.title = `Draw this object (${id}); double-click to rename`;
-  const patch = element("i");
-  patch.style.background = `rgb(${colour})`;
-  button.append(patch, name);
-  button.addEventListener("click", () => chooseObject(id));
-  button.addEventListener("dblclick", () => {
-    const wanted = prompt("Name of the object", name);
-    if (wanted !== null) attempt(() => post("objects", { id, name: wanted }));
-  });
-  row.append(button);
-  return row;
-}
-
-function roundRow(name) {
-  const row = element("li", `Before round ${Number(name)}`);
-  const button = element("button", "Go back");
-  button.dataset.testid = `round-${name}`;
-  button.disabled = isBusy();
-  button.addEventListener("click", () => attempt(() => post("back", { round: name })));
-  row.append(button);
-  return row;
-}
-
-function element(tag, text = "") {
-  const made = document.createElement(tag);
-  made.textContent = text;
-  return made;
+  const words = wordsOf(job);
+  if (words) say(words, job.state === "failed");
+  if (job.total) bar.value = job.done / job.total;
+  else bar.removeAttribute("value");
 }
 
 function chooseObject(id) {
@@ -192,23 +153,28 @@ async function fetchLabels(frame) {
 
 async function go(frame, width = 0) {
   if (!session.video) return;
-  const turn = ++shown;
-  await saving;
   frame = Math.min(session.video.frames - 1, Math.max(0, frame));
+  target = frame;
+  const turn = ++shown;
   const before = edits;
+  await saving; // all edits up to now
   await attempt(async () => {
     const [image, { labels, source }] = await Promise.all([picture(frame, width), fetchLabels(frame)]);
     if (turn !== shown) return;
     if (frame === number && (edits !== before || desk.labels?.before)) return;
     const known = histories.get(frame);
-    const same = known && known.ids.every((id, index) => id === labels.ids[index]);
-    if (frame !== number) tools.drop();
-    number = frame;
+    const same = known?.ids.every((id, index) => id === labels.ids[index]);
+    if (frame !== number) {
+      tools.drop();
+      if (isLearning()) post("look", { frame });
+    }
     desk.labels = same ? known : labels;
     if (!same) histories.delete(frame);
-    $("number").value = frame;
+    if (frame !== number) $("number").value = frame; // else somebody may be typing there
+    number = frame;
     $("canvas").dataset.source = source;
     $("canvas").dataset.frame = frame;
+    $("look").hidden = source !== "look";
     view.show(image, desk.labels);
     strip.go(frame);
     undoButtons();
@@ -288,8 +254,25 @@ function learn() {
   if (!isBusy() && session.drawn?.length && !$("learn").disabled) {
     attempt(async () => {
       await saving;
-      await post("learn");
+      await post("learn", { frame: number });
     });
+  }
+}
+
+function download(what) {
+  const link = document.createElement("a");
+  link.href = `api/download?what=${what}`;
+  link.download = "";
+  link.click();
+}
+
+// What was not made with the results is made first; `dress` downloads it then.
+function takeHome() {
+  const what = $("what").value;
+  if (session.offers.find((offer) => offer.what === what).there) download(what);
+  else {
+    wanted = what;
+    attempt(() => post("make", { what }));
   }
 }
 
@@ -340,6 +323,7 @@ $("object-add").addEventListener("click", () =>
 $("learn").addEventListener("click", learn);
 $("correct").addEventListener("click", learn);
 $("cancel").addEventListener("click", () => attempt(() => post("cancel")));
+$("take-button").addEventListener("click", takeHome);
 $("next-doubtful").addEventListener("click", nextDoubtful);
 $("play").addEventListener("click", play);
 $("number").addEventListener("change", () => go(Number($("number").value)));
@@ -363,10 +347,10 @@ const KEYS = {
   x: () => chooseTool("box"),
   "[": () => tools.setRadius(tools.radius / 1.2),
   "]": () => tools.setRadius(tools.radius * 1.2),
-  ",": () => go(number - 1),
-  ".": () => go(number + 1),
-  ArrowLeft: () => go(number - 1),
-  ArrowRight: () => go(number + 1),
+  ",": () => go(target - 1),
+  ".": () => go(target + 1),
+  ArrowLeft: () => go(target - 1),
+  ArrowRight: () => go(target + 1),
   Home: () => go(0),
   End: () => go(session.video.frames - 1),
   " ": play,
@@ -377,7 +361,7 @@ const KEYS = {
     const modes = [...$("view-mode").options].map(({ value }) => value);
     setMode(modes[(modes.indexOf(view.mode) + 1) % modes.length]);
   },
-  "0": () => {
+  0: () => {
     view.fit();
     view.draw();
   },
@@ -413,13 +397,14 @@ for (const kind of ["dragover", "dragleave", "drop"]) {
 
 listen(
   (event) => {
-    const before = session.job.state;
+    const before = session.job;
     session.job = event.job;
-    if (event.version !== session.version || before !== event.job.state) {
+    if (event.version !== session.version || before.state !== event.job.state) {
       attempt(refresh);
     } else if (session.video) {
       progress(event.job);
       if (event.job.state === "segment") whileFinding(event.job.done);
+      else if (event.job.looks !== before.looks) go(target);
     }
   },
   () => say("The studio does not answer. Start it again, and this page goes on.", true),
@@ -431,6 +416,6 @@ let lastLook = 0;
 function whileFinding(done) {
   if (number < done && performance.now() - lastLook > 1000 && !isPlaying) {
     lastLook = performance.now();
-    go(number);
+    go(target);
   }
 }

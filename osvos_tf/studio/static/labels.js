@@ -27,6 +27,12 @@ export class Labels {
     return box;
   }
 
+  // Back to begin().
+  abandon() {
+    this.ids.set(this.before);
+    this.before = null;
+  }
+
   undo() {
     return this.swap(this.done, this.undone);
   }

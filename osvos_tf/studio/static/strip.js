@@ -79,6 +79,7 @@ export class Strip {
     figure.classList.toggle("doubtful", doubtful.has(number));
     const sure = confidence[number];
     figure.querySelector("i").style.width = sure == null ? "0" : `${Math.round(100 * sure)}%`;
-    figure.title = sure == null ? `Frame ${number}` : `Frame ${number}, confidence ${Math.round(100 * sure)} %`;
+    figure.title =
+      sure == null ? `Frame ${number}` : `Frame ${number}, confidence ${Math.round(100 * sure)} %`;
   }
 }

@@ -1,4 +1,6 @@
-// Pointer, pen, touch and keys to edits of the label map.
+// Pointer, pen, touch and keys to edits of the label map. Two fingers zoom and pan.
+
+const REACH = 9; // pixels on the page within which a corner is taken hold of
 
 export class Tools {
   // `desk` has labels, object, isLocked; and is told of changes by edited(), box(corners), words(text).
@@ -9,6 +11,8 @@ export class Tools {
     this.last = null; // where the stroke is
     this.panning = null;
     this.corners = []; // of a polygon, or the first of a box
+    this.held = null; // number of the corner that is dragged
+    this.fingers = new Map(); // pointer -> its place on the canvas
     const { canvas } = view;
     canvas.addEventListener("pointerdown", (event) => this.down(event));
     canvas.addEventListener("pointermove", (event) => this.move(event));
@@ -47,6 +51,13 @@ export class Tools {
   down(event) {
     const place = this.view.place(event);
     this.view.canvas.focus();
+    event.preventDefault();
+    this.view.canvas.setPointerCapture(event.pointerId);
+    if (event.pointerType === "touch") {
+      this.fingers.set(event.pointerId, place);
+      if (this.fingers.size === 2) this.abandon();
+      if (this.fingers.size > 1) return;
+    }
     if (event.button === 1 || (event.button === 0 && event.altKey)) {
       this.panning = place;
     } else if (event.button === 0 || event.button === 2) {
@@ -56,18 +67,42 @@ export class Tools {
       else if (tool === "box") this.corners = [place];
       else this.startStroke(place, tool);
     }
-    this.view.canvas.setPointerCapture(event.pointerId);
-    event.preventDefault();
+  }
+
+  // The first of two fingers had begun something.
+  abandon() {
+    if (this.last) {
+      this.last = null;
+      this.desk.labels.abandon();
+      this.view.paint();
+    } else if (this.tool === "box") this.drop();
+    else if (this.tool === "polygon" && this.held !== null) this.corners.splice(this.held, 1);
+    this.held = null;
+  }
+
+  pinch(event, place) {
+    const [a, b] = this.fingers.values();
+    this.fingers.set(event.pointerId, place);
+    const [c, d] = this.fingers.values();
+    const [before, now] = [middle(a, b), middle(c, d)];
+    this.view.pan(now.cx - before.cx, now.cy - before.cy);
+    this.view.zoom(now.length / Math.max(1, before.length), now.cx, now.cy);
   }
 
   move(event) {
     const place = this.view.place(event);
+    if (this.fingers.has(event.pointerId)) {
+      if (this.fingers.size > 1) return this.pinch(event, place);
+      this.fingers.set(event.pointerId, place);
+    }
     if (this.panning) {
       this.view.pan(place.cx - this.panning.cx, place.cy - this.panning.cy);
       this.panning = place;
     } else if (this.last) {
       for (const part of event.getCoalescedEvents?.() ?? [event]) this.stroke(this.view.place(part));
       this.view.paint();
+    } else if (this.held !== null) {
+      this.corners[this.held] = { x: place.x, y: place.y };
     } else if (this.tool === "box" && this.corners.length) {
       this.rubber(place);
     }
@@ -75,7 +110,8 @@ export class Tools {
   }
 
   up(event) {
-    this.panning = null;
+    this.fingers.delete(event.pointerId);
+    this.panning = this.held = null;
     if (this.last) this.endStroke();
     else if (this.tool === "box" && this.corners.length) this.finishBox(this.view.place(event));
   }
@@ -98,8 +134,13 @@ export class Tools {
     if (this.desk.labels.end()) this.desk.edited();
   }
 
+  // A click on the first corner closes the polygon, on another one it takes hold of that.
   corner(place) {
-    this.corners.push({ x: place.x, y: place.y });
+    const reach = (REACH * (window.devicePixelRatio || 1)) / this.view.scale;
+    const near = this.corners.findIndex(({ x, y }) => Math.hypot(x - place.x, y - place.y) < reach);
+    if (near === 0 && this.corners.length > 2) return this.close();
+    if (near < 0) this.corners.push({ x: place.x, y: place.y });
+    this.held = near < 0 ? this.corners.length - 1 : near;
     this.view.shape = this.corners;
     this.view.draw();
   }
@@ -116,10 +157,9 @@ export class Tools {
 
   rubber(place) {
     const [from] = this.corners;
-    this.view.shape = Object.assign(
-      [from, { x: place.x, y: from.y }, place, { x: from.x, y: place.y }],
-      { closed: true },
-    );
+    this.view.shape = Object.assign([from, { x: place.x, y: from.y }, place, { x: from.x, y: place.y }], {
+      closed: true,
+    });
     this.view.draw();
   }
 
@@ -166,6 +206,9 @@ export class Tools {
         this.endStroke();
       }
       this.hover(at);
+    } else if (event.key === "Backspace" && this.tool === "polygon" && this.corners.length) {
+      this.corners.pop();
+      this.view.draw();
     } else if (event.key === "Escape") {
       this.drop();
     } else return;
@@ -179,4 +222,8 @@ export class Tools {
     if (last && last.x === at.x && last.y === at.y) this.close();
     else this.corner(at);
   }
+}
+
+function middle(a, b) {
+  return { cx: (a.cx + b.cx) / 2, cy: (a.cy + b.cy) / 2, length: Math.hypot(a.cx - b.cx, a.cy - b.cy) };
 }

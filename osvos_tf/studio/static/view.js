@@ -107,7 +107,12 @@ export class View {
   isNear(x, y, reach) {
     const { width, height, ids } = this.labels;
     const id = ids[y * width + x];
-    for (const [dx, dy] of [[reach, 0], [-reach, 0], [0, reach], [0, -reach]]) {
+    for (const [dx, dy] of [
+      [reach, 0],
+      [-reach, 0],
+      [0, reach],
+      [0, -reach],
+    ]) {
       const [cx, cy] = [x + dx, y + dy];
       if (cx >= 0 && cy >= 0 && cx < width && cy < height && ids[cy * width + cx] !== id) return true;
     }
@@ -130,7 +135,10 @@ export class View {
 
   outline(points) {
     const { context } = this;
-    for (const [colour, line] of [["#000", 4], ["#fff", 2]]) {
+    for (const [colour, line] of [
+      ["#000", 4],
+      ["#fff", 2],
+    ]) {
       context.beginPath();
       for (const { x, y } of points) context.lineTo(x + 0.5, y + 0.5);
       if (points.closed) context.closePath();
@@ -146,7 +154,10 @@ export class View {
 
   ring({ x, y, radius }) {
     const { context } = this;
-    for (const [colour, line] of [["#000", 3], ["#fff", 1.5]]) {
+    for (const [colour, line] of [
+      ["#000", 3],
+      ["#fff", 1.5],
+    ]) {
       context.beginPath();
       context.arc(x + 0.5, y + 0.5, Math.max(radius, 2 / this.scale), 0, 2 * Math.PI);
       context.strokeStyle = colour;
