@@ -27,7 +27,7 @@ from osvos_tf.media.masks import write_labels
 from osvos_tf.progress import Progress
 
 IDLE: dict[str, Any] = {"state": "idle"}
-_FIRST_LOOK = 5  # updates after which the object is told from most of the rest
+_FIRST_LOOK = 4  # updates after which the object is told from most of the rest
 
 
 class Learner:

@@ -122,6 +122,12 @@ def go(page, frame):
     sync_api.expect(page.locator(f'#canvas[data-frame="{frame}"]')).to_be_visible()
 
 
+def outline(mask):
+    """Returns the corners of a polygon around a mask."""
+    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    return cv2.approxPolyDP(max(contours, key=cv2.contourArea), 1.0, True)[:, 0]
+
+
 def wait_for(page, words):
     sync_api.expect(page.get_by_test_id("status")).to_have_text(words)
 
@@ -161,11 +167,7 @@ def test_the_whole_loop_by_mouse(page, serve, world, folder):
     go(page, worst)
     page.get_by_test_id("clear").click()
     page.get_by_test_id("tool-polygon").click()
-    contours, _ = cv2.findContours(
-        truth[worst].astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
-    )
-    outline = cv2.approxPolyDP(max(contours, key=cv2.contourArea), 1.0, True)[:, 0]
-    for x, y in outline:
+    for x, y in outline(truth[worst]):
         page.mouse.click(*at(page, world, x, y))
     page.get_by_test_id("canvas").press("Enter")  # a corner where the last one is: closed
     sync_api.expect(page.get_by_test_id("correct")).to_be_enabled()
@@ -186,34 +188,73 @@ def test_the_whole_loop_by_mouse(page, serve, world, folder):
     assert not any("rounds" in name for name in names)
 
 
+class Keys:
+    """The cursor on the canvas, moved by arrows of 4 pixels, from the middle of the frame."""
+
+    def __init__(self, page, world):
+        self.page = page
+        height, width = world[0].shape[1:3]
+        self.x, self.y = width // 2, height // 2
+
+    def press(self, *keys):
+        for key in keys:
+            self.page.keyboard.press(key)
+
+    def enter_at(self, x, y):
+        right, down = round((float(x) - self.x) / 4), round((float(y) - self.y) / 4)
+        self.press(*["ArrowRight" if right > 0 else "ArrowLeft"] * abs(right))
+        self.press(*["ArrowDown" if down > 0 else "ArrowUp"] * abs(down))
+        self.x, self.y = self.x + 4 * right, self.y + 4 * down
+        self.press("Enter")
+
+
 def test_by_keyboard_alone_through_a_kill(page, serve, world, folder):
-    server = serve("--parent=compact", "--updates=1", "--noadapt")
+    _, truth = world
+    server = serve("--parent=compact", "--updates=1000")
     opened(page, server)
     page.get_by_test_id("canvas").focus()
-    for key in ("b", "]", "]", "ArrowRight", "Shift+ArrowDown", "Enter", "ArrowLeft", "Enter"):
-        page.keyboard.press(key)
-    sync_api.expect(page.get_by_test_id("learn")).to_be_enabled()
-    page.keyboard.press("Control+z")
-    page.keyboard.press("Control+z")
-    sync_api.expect(page.get_by_test_id("learn")).to_be_disabled()
-    page.keyboard.press("Control+Shift+Z")
-    page.keyboard.press("Control+Shift+Z")
-    sync_api.expect(page.get_by_test_id("learn")).to_be_enabled()
-    page.keyboard.press("l")
+    keys, learn = Keys(page, world), page.get_by_test_id("learn")
+    keys.press("b", "]", "]", "Enter", "e", "Enter", "b", "Enter")
+    sync_api.expect(learn).to_be_enabled()
+    keys.press("Control+z", "Control+z", "Control+z")
+    sync_api.expect(learn).to_be_disabled()
+    rows, columns = np.nonzero(truth[0])
+    keys.press("x")
+    keys.enter_at(columns.min() - 4, rows.min() - 4)
+    keys.enter_at(columns.max() + 4, rows.max() + 4)
+    sync_api.expect(learn).to_be_enabled()
+    keys.press("Control+z")
+    sync_api.expect(learn).to_be_disabled()
+    keys.press("Control+Shift+Z")
+    sync_api.expect(learn).to_be_enabled()
+    keys.press("l")
     sync_api.expect(page.get_by_test_id("cancel")).to_be_visible()
     server.kill()
     sync_api.expect(page.get_by_test_id("status")).to_contain_text("does not answer")
 
-    server = serve("--parent=compact", "--updates=1", "--noadapt")
+    server = serve("--parent=compact", "--updates=24")
     opened(page, server)
     assert server.session()["drawn"] == [0]
-    page.keyboard.press("l")
+    keys.press("l")
     wait_for(page, "Done.")
-    page.keyboard.press("End")
-    sync_api.expect(page.locator(f'#canvas[data-frame="{COUNT - 1}"]')).to_be_visible()
-    sync_api.expect(page.get_by_test_id("canvas")).to_have_attribute("data-source", "found")
-    page.keyboard.press("v")
+    before = score(folder, truth)
+    assert before > 0.5
+    keys.press("End", "v")
+    last = page.locator(f'#canvas[data-frame="{COUNT - 1}"][data-source="found"]')
+    sync_api.expect(last).to_be_visible()
     assert page.get_by_test_id("view-mode").input_value() == "contour"
+    page.get_by_test_id("clear").press("Enter")
+    page.get_by_test_id("canvas").focus()
+    keys = Keys(page, world)
+    keys.press("p")
+    for x, y in outline(truth[-1]):
+        keys.enter_at(x, y)
+    keys.press("Enter")
+    sync_api.expect(page.get_by_test_id("correct")).to_be_enabled()
+    keys.press("l")
+    sync_api.expect(page.get_by_test_id("cancel")).to_be_visible()
+    wait_for(page, "Done.")
+    assert score(folder, truth) > before
 
 
 def test_cancel_and_objects(page, serve, world):
