@@ -28,6 +28,7 @@ EXTRAS = {
     "serving": [
         "tensorflow-serving-api>=2.15,<2.22",  # TF Serving's own messages and gRPC stubs
         "grpcio>=1.60,<2",  # the embedded server's and the client's gRPC
+        "grpcio-health-checking>=1.60,<2",  # gRPC's own health service, which Kubernetes asks
         # The embedded server's REST side; older ones unpack a compressed body at once, of any size.
         "aiohttp>=3.13.3,<4",
         "prometheus-client>=0.20,<1",  # its /metrics

@@ -37,7 +37,7 @@ from tensorflow_serving.apis import predict_pb2
 
 from benchmarks import timing
 from osvos_tf.network import model, saved_model
-from osvos_tf.serving import served_models
+from osvos_tf.serving import served_models, tensors
 from osvos_tf.serving import tf_serving_messages as messages
 
 _WIDTH = flags.DEFINE_float(
@@ -124,7 +124,7 @@ def _pixels_by_grpc(servable, channel, frame):
     def write():
         response = predict_pb2.PredictResponse()
         for name, array in outputs.items():
-            response.outputs[name].CopyFrom(tf.make_tensor_proto(array))
+            response.outputs[name].CopyFrom(tensors.to_proto(array))
         return response.SerializeToString()
 
     return _Way(

@@ -16,7 +16,10 @@ class InputError(ValueError):
 # What pip installs for each extra of setup.py; no index has this package, so it cannot be asked
 # for `osvos_tf[serving]`.
 PACKAGES = {
-    "serving": '"tensorflow-serving-api<2.22" grpcio aiohttp prometheus-client requests',
+    "serving": (
+        '"tensorflow-serving-api<2.22" grpcio grpcio-health-checking aiohttp prometheus-client '
+        "requests"
+    ),
     "studio": "aiohttp",
     "distributed": "ray",
 }

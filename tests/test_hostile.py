@@ -29,7 +29,7 @@ from osvos_tf.media.masks import read_mask
 from osvos_tf.media.video_writer import write_video
 from osvos_tf.network import model_store
 from osvos_tf.segmentation import specialist
-from osvos_tf.serving import served_models
+from osvos_tf.serving import model_config
 from osvos_tf.serving import tf_serving_messages as messages
 from osvos_tf.serving.client_base import ServingError, from_pngs
 from support import fuzzing, quick_specialist
@@ -468,20 +468,20 @@ CONFIG = b"""model_config_list {
 def test_damaged_models_config(tmp_path_factory, data):
     path = a_folder(tmp_path_factory) / "models.config"
     path.write_bytes(data.draw(fuzzing.damaged(CONFIG)))
-    for read in (served_models.read_config, model_store.read_config):
+    for read in (model_config.read_config, model_store.read_config):
         with contextlib.suppress(InputError):
             read(path)
 
 
 def test_models_config_that_is_deep_or_absent(tmp_path):
     path = tmp_path / "models.config"
-    for read in (served_models.read_config, model_store.read_config):
+    for read in (model_config.read_config, model_store.read_config):
         path.write_text("model_config_list { " * 50_000)
         with pytest.raises(InputError, match=r"models\.config"):
             read(path)
     path.unlink()
     with pytest.raises(InputError, match=r"models\.config"):
-        served_models.read_config(path)
+        model_config.read_config(path)
 
 
 def test_a_reply_that_is_a_bomb_is_not_decoded(monkeypatch):

@@ -59,7 +59,7 @@ for _name, _default in (("rest_port", 8501), ("grpc_port", 8500)):
 flags.DEFINE_integer(
     "queue",
     64,
-    "Requests that may wait. One more is refused at once: RESOURCE_EXHAUSTED, over REST 503.",
+    "Requests that may wait. One more is refused at once: RESOURCE_EXHAUSTED, over REST 429.",
     lower_bound=0,
     flag_values=FLAGS,
 )
@@ -88,10 +88,30 @@ flags.DEFINE_float(
 flags.DEFINE_float(
     "poll_seconds", 1.0, "Time between two looks for new versions.", flag_values=FLAGS
 )
+flags.DEFINE_boolean(
+    "tensor_content",
+    False,
+    "Answer over gRPC with arrays as bytes in `tensor_content` instead of typed fields such as "
+    "`int_val`. As TF Serving's --enable_serialization_as_tensor_content.",
+    flag_values=FLAGS,
+)
+shared_flags.define_path(
+    "grpc_socket_path",
+    None,
+    "Unix socket on which gRPC is answered as well.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_boolean(
+    "cors",
+    False,
+    "Let pages of other origins ask over REST. As TF Serving's --rest_api_enable_cors_support.",
+    flag_values=FLAGS,
+)
 GROUPS = (
     ("What you need", ("model", "model_config", "rest_port", "grpc_port", "host")),
     ("Limits", ("queue", "workers", "max_request_mb", "max_megapixels")),
     ("New versions", ("poll_seconds",)),
+    ("Ways to ask and to answer", ("grpc_socket_path", "cors", "tensor_content")),
 )
 
 
@@ -104,19 +124,22 @@ def main(args: flags.FlagValues) -> None:
 
     runtime.import_tensorflow()
     try:
-        from osvos_tf.serving import served_models, service
+        from osvos_tf.serving import model_config, service
         from osvos_tf.serving import server as model_server
     except ImportError as error:
         raise missing_package("Serving", "serving", error) from error
 
-    models = named or served_models.read_config(args.model_config)
+    models = named or model_config.read_config(args.model_config)
     _log()
     server = model_server.ModelServer(
         models,
         host=args.host,
         rest_port=args.rest_port,
         grpc_port=args.grpc_port,
+        grpc_socket_path=args.grpc_socket_path,
         poll_seconds=args.poll_seconds,
+        cors=args.cors,
+        tensor_content=args.tensor_content,
         limits=service.Limits(
             queue=args.queue,
             workers=args.workers,

@@ -66,6 +66,8 @@ class GrpcClient(RemoteClient):
     def _send(self, frames: np.ndarray, seconds: float) -> np.ndarray:
         import tensorflow as tf
 
+        from osvos_tf.serving import tensors
+
         signature, input_name, output_name = self._signature
         request = self._messages["predict_pb2"].PredictRequest(output_filter=[output_name])
         self._fill_spec(request.model_spec)
@@ -73,7 +75,7 @@ class GrpcClient(RemoteClient):
         value = [to_png(frame) for frame in frames] if self._encoded else frames
         request.inputs[input_name].CopyFrom(tf.make_tensor_proto(value))
         reply = self._call(self._stub.Predict, request, seconds)
-        result = tf.make_ndarray(reply.outputs[output_name])
+        result = tensors.to_array(reply.outputs[output_name])
         return from_pngs(result, frames.shape[1:3]) if self._encoded else result
 
     def _fill_spec(self, spec: "Message") -> None:

@@ -2,20 +2,29 @@
 
 import concurrent.futures
 import contextlib
+import functools
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn
 
 import grpc
-import tensorflow as tf
 from google.protobuf.message import Message
+from grpc_health.v1 import health_pb2_grpc
+from grpc_health.v1.health import HealthServicer
 from tensorflow_serving.apis import (
+    classification_pb2,
     get_model_metadata_pb2,
     get_model_status_pb2,
+    inference_pb2,
+    model_management_pb2,
     model_pb2,
     predict_pb2,
+    regression_pb2,
 )
 
+from osvos_tf.errors import InputError
 from osvos_tf.network.model_store import DEFAULT_SIGNATURE
+from osvos_tf.serving import model_config, tensors
 from osvos_tf.serving import tf_serving_messages as messages
 from osvos_tf.serving.service import Service
 
@@ -23,8 +32,8 @@ _SPARE_THREADS = 8  # for requests that take no place in the queue
 
 
 @contextlib.contextmanager
-def running(service: Service, host: str, port: int) -> Iterator[None]:
-    """Runs the gRPC interface."""
+def running(service: Service, addresses: Sequence[str]) -> Iterator[None]:
+    """Runs the gRPC interface on some addresses: "host:port", or "unix:/path"."""
     threads = service.queue.places + _SPARE_THREADS
     server = grpc.server(
         concurrent.futures.ThreadPoolExecutor(threads, "grpc"),
@@ -45,11 +54,15 @@ def running(service: Service, host: str, port: int) -> Iterator[None]:
             for method, (answer, request_type) in methods.items()
         }
         server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(name, handlers)])
-    server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+    health = HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    for address in addresses:
+        server.add_insecure_port(address)
     server.start()
     try:
         yield
     finally:
+        health.enter_graceful_shutdown()
         server.stop(service.limits.grace_seconds).wait()
 
 
@@ -60,7 +73,6 @@ def _handler(
 
     def handle(request: Message, context: grpc.ServicerContext) -> Message:
         try:
-            _check_spec(request)
             return answer(service, request, context)
         except Exception as error:
             problem = messages.to_request_error(error)
@@ -72,7 +84,7 @@ def _handler(
 def _predict(
     service: Service, request: predict_pb2.PredictRequest, context: grpc.ServicerContext
 ) -> predict_pb2.PredictResponse:
-    spec = request.model_spec
+    spec = _spec(request)
     with service.predict_request(spec.name, "grpc"):
         servable = service.models[spec.name].servable(_version(spec))
         inputs = {
@@ -89,7 +101,8 @@ def _predict(
         response.model_spec.version.value = servable.version
         response.model_spec.signature_name = spec.signature_name or DEFAULT_SIGNATURE
         for name, array in future.result().items():
-            response.outputs[name].CopyFrom(tf.make_tensor_proto(array))
+            proto = tensors.to_proto(array, as_content=service.tensor_content)
+            response.outputs[name].CopyFrom(proto)
         return response
 
 
@@ -98,7 +111,8 @@ def _status(
     request: get_model_status_pb2.GetModelStatusRequest,
     context: grpc.ServicerContext,
 ) -> get_model_status_pb2.GetModelStatusResponse:
-    return service.status(request.model_spec.name, _version(request.model_spec))
+    spec = _spec(request)
+    return service.status(spec.name, _version(spec))
 
 
 def _metadata(
@@ -106,36 +120,93 @@ def _metadata(
     request: get_model_metadata_pb2.GetModelMetadataRequest,
     context: grpc.ServicerContext,
 ) -> get_model_metadata_pb2.GetModelMetadataResponse:
+    spec = _spec(request)
     if list(request.metadata_field) != ["signature_def"]:
         raise messages.invalid(
             "GetModelMetadataRequest must specify one metadata_field, 'signature_def'. Received: "
             f"{list(request.metadata_field)}."
         )
-    return service.metadata(request.model_spec.name, _version(request.model_spec))
+    return service.metadata(spec.name, _version(spec))
 
 
-_METHODS = {
+def _reload(
+    service: Service,
+    request: model_management_pb2.ReloadConfigRequest,
+    context: grpc.ServicerContext,
+) -> model_management_pb2.ReloadConfigResponse:
+    if request.config.WhichOneof("config") != "model_config_list":
+        raise messages.invalid(
+            "ServerModelConfig type not supported by HandleReloadConfigRequest. Only "
+            "ModelConfigList is currently supported"
+        )
+    try:
+        configs = model_config.from_proto(request.config)
+    except InputError as error:
+        raise messages.invalid(str(error)) from error
+    service.replace_models(configs)
+    response = model_management_pb2.ReloadConfigResponse()
+    response.status.SetInParent()
+    return response
+
+
+def _other_kind(
+    kind: str,
+    service: Service,
+    request: Message,
+    context: grpc.ServicerContext,
+) -> NoReturn:
+    spec = _spec(request)
+    servable = service.models[spec.name].servable(_version(spec))
+    raise messages.other_kind(kind, servable.signature(spec.signature_name))
+
+
+def _multi_inference(
+    service: Service,
+    request: inference_pb2.MultiInferenceRequest,
+    context: grpc.ServicerContext,
+) -> NoReturn:
+    if not request.tasks:
+        raise messages.invalid("Inference request must have at least one task.")
+    kind = request.tasks[0].method_name.rpartition("/")[2]
+    if kind not in messages.OTHER_KINDS:
+        raise messages.RequestError(
+            grpc.StatusCode.UNIMPLEMENTED,
+            f"Unsupported signature method_name: {request.tasks[0].method_name}",
+        )
+    _other_kind(kind, service, request.tasks[0], context)
+
+
+_METHODS: dict[str, dict[str, tuple[Callable[..., Message], Any]]] = {
     "tensorflow.serving.PredictionService": {
         "Predict": (_predict, predict_pb2.PredictRequest),
         "GetModelMetadata": (_metadata, get_model_metadata_pb2.GetModelMetadataRequest),
+        "Classify": (
+            functools.partial(_other_kind, "classify"),
+            classification_pb2.ClassificationRequest,
+        ),
+        "Regress": (functools.partial(_other_kind, "regress"), regression_pb2.RegressionRequest),
+        "MultiInference": (_multi_inference, inference_pb2.MultiInferenceRequest),
     },
     "tensorflow.serving.ModelService": {
         "GetModelStatus": (_status, get_model_status_pb2.GetModelStatusRequest),
+        "HandleReloadConfigRequest": (_reload, model_management_pb2.ReloadConfigRequest),
     },
 }
 
 
-def _check_spec(request: Message) -> None:
-    """Raises RequestError unless a request says which model it means."""
+def _spec(request: Message) -> model_pb2.ModelSpec:
+    """Returns which model a request means; RequestError unless it says so."""
     spec = request.model_spec
     if not request.HasField("model_spec"):
         raise messages.invalid("Missing ModelSpec")
     if not spec.name:
         raise messages.invalid("ModelSpec has no name specified.")
-    if spec.version_label:
-        raise messages.invalid(f"Unrecognized servable version label: {spec.version_label}")
+    return spec
 
 
-def _version(spec: model_pb2.ModelSpec) -> int | None:
-    """Returns the version that a `ModelSpec` asks for, None for the latest."""
-    return spec.version.value if spec.HasField("version") else None
+def _version(spec: model_pb2.ModelSpec) -> int | str | None:
+    """Returns the version or label that a `ModelSpec` asks for, None for the latest."""
+    choice = spec.WhichOneof("version_choice")
+    if choice is None:
+        return None
+    return spec.version_label if choice == "version_label" else spec.version.value

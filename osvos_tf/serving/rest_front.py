@@ -6,7 +6,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
 import grpc
@@ -23,26 +23,40 @@ _HTTP_STATUS = {
     grpc.StatusCode.INVALID_ARGUMENT: 400,
     grpc.StatusCode.FAILED_PRECONDITION: 400,
     grpc.StatusCode.OUT_OF_RANGE: 400,
+    grpc.StatusCode.UNAUTHENTICATED: 401,
+    grpc.StatusCode.PERMISSION_DENIED: 403,
     grpc.StatusCode.NOT_FOUND: 404,
+    grpc.StatusCode.ALREADY_EXISTS: 409,
+    grpc.StatusCode.ABORTED: 409,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: 429,
     grpc.StatusCode.CANCELLED: 499,
     grpc.StatusCode.UNIMPLEMENTED: 501,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: 503,
     grpc.StatusCode.UNAVAILABLE: 503,
     grpc.StatusCode.DEADLINE_EXCEEDED: 504,
 }
-_MODEL_PATH = r"/v1/models/([^/:]+)(?:/versions/([0-9]{1,18}))?"
-_STATUS_PATH = re.compile(_MODEL_PATH + "(/metadata)?")
-_PREDICT_PATH = re.compile(_MODEL_PATH + ":predict")
+_VERSION_PATH = r"(?:/versions/(?P<version>[0-9]{1,18})|/labels/(?P<label>[^/:]+))?"
+_STATUS_PATH = re.compile(
+    rf"/v1/models(?:/(?P<name>[^/:]+))?{_VERSION_PATH}(?P<metadata>/metadata)?", re.IGNORECASE
+)
+_PREDICT_PATH = re.compile(
+    rf"/v1/models/(?P<name>[^/:]+){_VERSION_PATH}:(?P<method>predict|classify|regress)",
+    re.IGNORECASE,
+)
+_CORS = {
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Allow-Methods": "POST, GET",
+    "Access-Control-Allow-Headers": "Content-Type",
+}
 
 
 @contextlib.contextmanager
-def running(service: Service, listening: socket.socket) -> Iterator[None]:
-    """Runs the REST interface: an event loop in its own thread."""
+def running(service: Service, listening: socket.socket, *, cors: bool = False) -> Iterator[None]:
+    """Runs the REST interface, an event loop in its own thread; `cors`: for pages elsewhere too."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="rest")
     thread.start()
     try:
-        rest = _Rest(service)
+        rest = _Rest(service, _CORS if cors else {})
         asyncio.run_coroutine_threadsafe(rest.start(listening), loop).result()
         try:
             yield
@@ -54,21 +68,22 @@ def running(service: Service, listening: socket.socket) -> Iterator[None]:
         loop.close()
 
 
-def _version(text: str | None) -> int | None:
-    """Returns the version in a request's path, or None."""
-    return None if text is None else int(text)
+def _version(match: re.Match[str]) -> int | str | None:
+    """Returns the version or label in a request's path, or None."""
+    return match["label"] or (int(match["version"]) if match["version"] else None)
 
 
 class _Rest:
     """Answers HTTP requests. Threads do what takes long, so that other requests are heard."""
 
-    def __init__(self, service: Service):
-        self._service = service
+    def __init__(self, service: Service, headers: Mapping[str, str]):
+        self._service, self._headers = service, headers
         self._reading = 0  # requests whose body is arriving
         self._stopping = False
         app = web.Application(client_max_size=service.limits.request_bytes + 1)
-        app.router.add_get("/metrics", self.metrics)
-        app.router.add_route("*", "/v1/{path:.*}", self.answer)
+        for path in ("/metrics", "/monitoring/prometheus/metrics"):
+            app.router.add_get(path, self.metrics)
+        app.router.add_route("*", "/{version:[vV]1}/{path:.*}", self.answer)
         self._runner = web.AppRunner(
             app,
             access_log=None,
@@ -94,31 +109,44 @@ class _Rest:
 
     async def metrics(self, request: web.Request) -> web.Response:
         """What a Prometheus server collects."""
-        page = prometheus_client.generate_latest(self._service.metrics)
         content_type = prometheus_client.CONTENT_TYPE_LATEST
+        page = self._service.metrics_page()
         return web.Response(body=page, headers={"Content-Type": content_type})
 
     async def answer(self, request: web.Request) -> web.Response:
         """What TF Serving has below /v1/: predict, status and metadata."""
+        # As there, a query makes the path one that there is not.
+        path = request.path + (f"?{request.query_string}" if request.query_string else "")
         try:
-            if request.method == "POST" and (match := _PREDICT_PATH.fullmatch(request.path)):
-                text = await self._predict(request, match[1], _version(match[2]))
-            elif request.method == "GET" and (match := _STATUS_PATH.fullmatch(request.path)):
-                text = self._describe(match[1], _version(match[2]), bool(match[3]))
+            if request.method == "OPTIONS" and self._headers:
+                return web.Response(headers=self._headers)
+            if request.method == "POST" and (match := _PREDICT_PATH.fullmatch(path)):
+                text = await self._ask(request, match)
+            elif request.method == "GET" and (match := _STATUS_PATH.fullmatch(path)):
+                text = self._describe(match["name"], _version(match), bool(match["metadata"]))
             else:
-                raise messages.invalid(f"Malformed request: {request.method} {request.path}")
+                raise messages.invalid(f"Malformed request: {request.method} {path}")
         except Exception as error:
             problem = messages.to_request_error(error)
             status = _HTTP_STATUS.get(problem.code, 500)
-            return web.json_response({"error": str(problem)}, status=status)
-        return web.Response(text=text, content_type="application/json")
+            return web.json_response({"error": str(problem)}, status=status, headers=self._headers)
+        return web.Response(text=text, content_type="application/json", headers=self._headers)
 
-    def _describe(self, name: str, version: int | None, metadata: bool) -> str:
+    def _describe(self, name: str | None, version: int | str | None, metadata: bool) -> str:
+        if name is None:
+            raise messages.invalid("Missing model name in request.")
         if metadata:
             return messages.metadata_to_json(self._service.metadata(name, version))
         return messages.message_to_json(self._service.status(name, version))
 
-    async def _predict(self, request: web.Request, name: str, version: int | None) -> str:
+    async def _ask(self, request: web.Request, match: re.Match[str]) -> str:
+        name, version, method = match["name"], _version(match), match["method"].lower()
+        if method != "predict":
+            signature = self._service.models[name].servable(version).signature("")
+            raise messages.other_kind(method, signature)
+        return await self._predict(request, name, version)
+
+    async def _predict(self, request: web.Request, name: str, version: int | str | None) -> str:
         with self._service.predict_request(name, "rest"):
             servable = self._service.models[name].servable(version)
             body = await self._read(request)

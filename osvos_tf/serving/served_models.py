@@ -1,31 +1,31 @@
 """Models in memory: the versions below each base path, loaded, warmed, swapped and dropped.
 
 A base path, such as `saved_models/dog`, holds a SavedModel in a folder for each version, such as
-`saved_models/dog/2`. The largest number that loads is in use, as with TF Serving.
+`saved_models/dog/2`. The largest number that loads is in use, as with TF Serving, unless a
+`ModelConfig` wants others.
 """
 
 import gc
 import logging
 import os
-import pathlib
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import grpc
 import numpy as np
 import tensorflow as tf
-from google.protobuf import text_format
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 from tensorflow_serving.apis import prediction_log_pb2
-from tensorflow_serving.config import model_server_config_pb2
 
 from osvos_tf.errors import InputError
 from osvos_tf.network.model_store import DEFAULT_SIGNATURE, WARMUP_FILE, find_versions
 from osvos_tf.serving import tf_serving_messages as messages
+from osvos_tf.serving.model_config import ModelConfig
 
 _LOG = logging.getLogger(__name__)
-_Look = list[tuple[pathlib.Path, int, int]]  # of each file of a folder: size, change in ns
+_Look = list[tuple[Path, int, int]]  # of each file of a folder: size, change in ns
 
 
 class Servable:
@@ -36,7 +36,7 @@ class Servable:
         signature_defs: {signature: `SignatureDef`}.
     """
 
-    def __init__(self, name: str, version: int, folder: pathlib.Path):
+    def __init__(self, name: str, version: int, folder: Path):
         self.name, self.version = name, version
         saved_model = saved_model_pb2.SavedModel()
         saved_model.ParseFromString((folder / "saved_model.pb").read_bytes())
@@ -95,7 +95,7 @@ class Servable:
         outputs = function(**{name: tf.constant(array) for name, array in inputs.items()})
         return {name: outputs[name].numpy() for name in output_filter or outputs}
 
-    def _warm_up(self, path: pathlib.Path) -> None:
+    def _warm_up(self, path: Path) -> None:
         """Runs the requests that came with the model: the first ones are slow."""
         if not path.is_file():
             return
@@ -107,91 +107,128 @@ class Servable:
 
 
 class ServedModel:
-    """One model: the version in use, and the state of the others.
+    """One model: the versions in use, and the state of the others.
 
     Args:
         name: what clients call it.
-        base_path: the folder that holds a folder for each version.
+        config: a `ModelConfig`, or the folder alone.
     """
 
-    def __init__(self, name: str, base_path: str | os.PathLike[str]):
+    def __init__(self, name: str, config: ModelConfig | str | os.PathLike[str]):
         self.name = name
-        self.base_path = pathlib.Path(base_path)
-        self._current: Servable | None = None
+        self.config = config if isinstance(config, ModelConfig) else ModelConfig(Path(config))
+        self._servables: dict[int, Servable] = {}  # replaced as a whole, so that all may read it
         # By version: its state's name, and the error that ended it.
         self._states: dict[int, tuple[str, messages.RequestError | None]] = {}
         self._broken: dict[int, _Look] = {}  # by version: its folder when it failed to load
         self._retiring = False  # whether a version was retired whose memory is not yet free
 
     @property
+    def base_path(self) -> Path:
+        """The folder that holds a folder for each version."""
+        return self.config.base_path
+
+    @property
     def version(self) -> int | None:
-        """The version in use, None before the first is loaded."""
-        return None if self._current is None else self._current.version
+        """The latest version in use, None before the first is loaded."""
+        return max(self._servables, default=None)
 
     def states(self) -> list[messages.State]:
         """Returns the states of all versions seen, the latest version first."""
         states = sorted(self._states.copy().items(), reverse=True)
         return [(version, *state) for version, state in states]
 
-    def servable(self, version: int | None = None) -> Servable:
-        """Returns the `Servable` in use, which must be `version` where that is given.
+    def servable(self, version: int | str | None = None) -> Servable:
+        """Returns a `Servable` in use: the latest, or that of a version or a label.
 
         It stays loaded while somebody holds it; a retired version goes with its last holder.
 
         Raises:
-            RequestError: NOT_FOUND.
+            RequestError: NOT_FOUND; or INVALID_ARGUMENT, there is no such label.
         """
-        current = self._current
-        if current is None or version not in (None, current.version):
-            raise not_found(self.name, version)
-        return current
+        servables, number = self._servables, version
+        if isinstance(version, str):
+            number = self.config.labels.get(version)
+            if number is None:
+                raise messages.invalid(f"Unrecognized servable version label: {version}")
+        found = servables.get(max(servables, default=0) if number is None else int(number))
+        if found is None:
+            raise not_found(self.name, None if number is None else int(number))
+        return found
+
+    def require_labels(self) -> None:
+        """Raises RequestError, FAILED_PRECONDITION, where a label's version is not loaded."""
+        for version in self.config.labels.values():
+            if version not in self._servables:
+                raise messages.RequestError(
+                    grpc.StatusCode.FAILED_PRECONDITION,
+                    f"Request to assign label to version {version} of model {self.name}, which is "
+                    "not currently available for inference",
+                )
 
     def refresh(self) -> None:
-        """Takes the largest version that loads into use; to be called by one thread at a time.
+        """Takes the wanted versions that load into use; to be called by one thread at a time.
 
-        One that does not load is reported, and tried again once its folder has changed. Where no
-        version is left on the disk, the one in use stays.
+        Those are the largest, as many as the configuration says. One that does not load is
+        reported, and tried again once its folder has changed. Where no version is left on the disk,
+        those in use stay.
         """
         if self._retiring:
             gc.collect()  # a loaded model refers to itself, so its memory would linger
             self._retiring = any(state == "UNLOADING" for _, state, _ in self.states())
-        failed = []
+        failed: list[int] = []
+        kept: list[int] = []
         for version, folder in sorted(find_versions(self.base_path).items(), reverse=True):
-            if version == self.version:
+            if len(kept) == self.config.most:
                 break
-            look = _look(folder)
-            if self._broken.get(version) == look:
+            if not self.config.wants(version):
                 continue
-            if self._load(version, folder):
-                break
-            self._broken[version] = look
-            failed.append(version)
+            if version not in self._servables:
+                look = _look(folder)
+                if self._broken.get(version) == look:
+                    continue
+                if not self._load(version, folder):
+                    self._broken[version] = look
+                    failed.append(version)
+                    continue
+            kept.append(version)
+        if kept:
+            self._retire(set(self._servables) - set(kept))
         if self.version is not None:  # else the server does not start, and says why
             for version in failed:
                 error = self._states[version][1]
                 _LOG.error("%s: version %d does not load: %s", self.name, version, error)
 
-    def _load(self, version: int, folder: pathlib.Path) -> bool:
-        """Loads a version and swaps it in; returns whether it did."""
+    def _load(self, version: int, folder: Path) -> bool:
+        """Loads a version and takes it into use; returns whether it did."""
         self._states[version] = "LOADING", None
         try:
             servable = Servable(self.name, version, folder)
         except Exception as error:  # a broken folder can raise anything; the old one must live on
             self._states[version] = "END", messages.to_request_error(error)
             return False
-        retired, self._current = self._current, servable
+        self._servables = {**self._servables, version: servable}
         self._states[version] = "AVAILABLE", None
-        if retired is not None:
-            self._states[retired.version] = "UNLOADING", None
-            weakref.finalize(retired, self._ended, retired.version).atexit = False
-            self._retiring = True
         _LOG.info("%s: version %d is in use", self.name, version)
         return True
+
+    def _retire(self, versions: set[int]) -> None:
+        """Takes versions out of use; each is unloaded with the last request that holds it."""
+        servables = self._servables
+        self._servables = {v: servable for v, servable in servables.items() if v not in versions}
+        for version in versions:
+            self._states[version] = "UNLOADING", None
+            finalizer = weakref.finalize(servables[version], self._ended, version)
+            finalizer.atexit = False
+            self._retiring = True
 
     def _ended(self, version: int) -> None:
         """Called when the last request has let go of a retired version."""
         if self._states[version][0] == "UNLOADING":
             self._states[version] = "END", None
+
+
+Models = Mapping[str, ModelConfig | str | os.PathLike[str]]
 
 
 class ServedModels:
@@ -201,18 +238,18 @@ class ServedModels:
             models["dog"].servable().run("", {"images": frames})
 
     Args:
-        base_paths: {name: folder}.
+        models: {name: `ModelConfig`, or folder}.
         poll_seconds: seconds between two checks of the folders.
 
     Raises:
         InputError: on entry; a model has no version that loads.
     """
 
-    def __init__(
-        self, base_paths: Mapping[str, str | os.PathLike[str]], *, poll_seconds: float = 1.0
-    ):
-        self._models = {name: ServedModel(name, path) for name, path in base_paths.items()}
+    def __init__(self, models: Models, *, poll_seconds: float = 1.0):
+        self._models = {name: ServedModel(name, config) for name, config in models.items()}
+        self._roots = {model.base_path.resolve().parent for model in self}
         self._poll_seconds = poll_seconds
+        self._changing = threading.Lock()
         self._stopping = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="watcher", daemon=True)
 
@@ -221,6 +258,10 @@ class ServedModels:
         for model in self:
             model.refresh()
             _require_loaded(model)
+            try:
+                model.require_labels()
+            except messages.RequestError as error:
+                raise InputError(str(error)) from error
         self._watcher.start()
         return self
 
@@ -230,7 +271,7 @@ class ServedModels:
         self._watcher.join()
 
     def __iter__(self) -> Iterator[ServedModel]:
-        return iter(self._models.values())
+        return iter(self._models.copy().values())
 
     def __contains__(self, name: str) -> bool:
         return name in self._models
@@ -241,17 +282,60 @@ class ServedModels:
         Raises:
             RequestError: NOT_FOUND.
         """
-        if name not in self._models:
+        model = self._models.get(name)
+        if model is None:
             raise not_found(name)
-        return self._models[name]
+        return model
+
+    def replace(self, configs: Mapping[str, ModelConfig]) -> None:
+        """Serves these models from now on, and no others; loads what is not loaded yet.
+
+        Args:
+            configs: {name: what is wanted}. Only folders beside those that the server was started
+                with are taken: a client cannot make it run what lies elsewhere.
+
+        Raises:
+            RequestError: PERMISSION_DENIED, a folder lies elsewhere; FAILED_PRECONDITION, a model
+                has no version that loads, or a label's version is not loaded. What was served is.
+        """
+        for name, config in configs.items():
+            if config.base_path.resolve().parent not in self._roots:
+                raise messages.RequestError(
+                    grpc.StatusCode.PERMISSION_DENIED,
+                    f"The base_path of {name!r} lies outside the folders that this server was "
+                    "started with.",
+                )
+        with self._changing:
+            models = {name: self._replaced(name, config) for name, config in configs.items()}
+            self._models, before = models, self._models
+            for name in before.keys() - models.keys():
+                _LOG.info("%s is served no longer", name)
+
+    def _replaced(self, name: str, config: ModelConfig) -> ServedModel:
+        """Returns a loaded model for a configuration: the one that there is, where it fits."""
+        model, before = self._models.get(name), None
+        if model is None or model.base_path.resolve() != config.base_path.resolve():
+            model = ServedModel(name, config)
+        else:
+            before, model.config = model.config, config
+        try:
+            model.refresh()
+            _require_loaded(model)
+            model.require_labels()
+        except (InputError, messages.RequestError) as error:
+            if before is not None:
+                model.config = before
+            raise messages.RequestError(grpc.StatusCode.FAILED_PRECONDITION, str(error)) from error
+        return model
 
     def _watch(self) -> None:
         while not self._stopping.wait(self._poll_seconds):
-            for model in self:
-                try:
-                    model.refresh()
-                except OSError as error:
-                    _LOG.error("%s: cannot look for new versions: %s", model.name, error)
+            with self._changing:
+                for model in self:
+                    try:
+                        model.refresh()
+                    except OSError as error:
+                        _LOG.error("%s: cannot look for new versions: %s", model.name, error)
 
 
 def not_found(name: str, version: int | None = None) -> messages.RequestError:
@@ -259,47 +343,6 @@ def not_found(name: str, version: int | None = None) -> messages.RequestError:
     request = f"Latest({name})" if version is None else f"Specific({name}, {version})"
     message = f"Servable not found for request: {request}"
     return messages.RequestError(grpc.StatusCode.NOT_FOUND, message)
-
-
-def read_config(path: str | os.PathLike[str]) -> dict[str, pathlib.Path]:
-    """Reads TF Serving's `ModelServerConfig` in text form; returns {name: base path}.
-
-    A relative base path counts from the file's own folder; and one that does not exist here, such
-    as a container's `/models/dog`, stands for the folder `dog` beside the file if there is one.
-
-    Raises:
-        InputError: the file is no such text, or asks for what this server does not do.
-    """
-    path = pathlib.Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-        config = text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
-    except (text_format.ParseError, ValueError, OSError, RecursionError) as error:
-        raise InputError(
-            f"Wanted TF Serving's model_config_list {{ config {{ name: ... base_path: ... }} }} in "
-            f"{path}. It cannot be read: {error}."
-        ) from error
-    base_paths: dict[str, pathlib.Path] = {}
-    for model in config.model_config_list.config:
-        if not model.name or not model.base_path or model.name in base_paths:
-            raise InputError(f"{path}: each config needs a unique name and a base_path.")
-        if model.model_platform not in ("", "tensorflow"):
-            raise InputError(
-                f"{path}: model_platform of {model.name!r} must be 'tensorflow'. "
-                f"Received: {model.model_platform!r}."
-            )
-        policy = model.model_version_policy
-        if policy.WhichOneof("policy_choice") not in (None, "latest") or model.version_labels:
-            raise InputError(
-                f"{path}: {model.name!r} asks for certain versions or labels. Only the latest "
-                "version is served here; take that out, or use TF Serving."
-            )
-        base_path = path.parent / model.base_path
-        beside = path.parent / base_path.name
-        base_paths[model.name] = beside if beside.is_dir() and not base_path.is_dir() else base_path
-    if not base_paths:
-        raise InputError(f"{path} names no model: wanted model_config_list {{ config {{ ... }} }}.")
-    return base_paths
 
 
 def _check_input(name: str, array: np.ndarray, info: meta_graph_pb2.TensorInfo) -> None:
@@ -315,14 +358,14 @@ def _check_input(name: str, array: np.ndarray, info: meta_graph_pb2.TensorInfo) 
         )
 
 
-def _look(folder: pathlib.Path) -> _Look:
+def _look(folder: Path) -> _Look:
     """Returns a value that changes when a file below the folder does."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return [(path, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
 
 
 def _require_loaded(model: ServedModel) -> None:
-    if model.version is not None:
+    if any(state == "AVAILABLE" and model.config.wants(v) for v, state, _ in model.states()):
         return
     broken = "; ".join(f"version {version}: {error}" for version, _, error in model.states())
     found = broken or (

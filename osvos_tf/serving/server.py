@@ -9,7 +9,6 @@ What happens to a request stands in `service`.
 import contextlib
 import os
 import socket
-from collections.abc import Mapping
 
 from osvos_tf.errors import InputError
 from osvos_tf.serving import grpc_front, rest_front, served_models
@@ -20,11 +19,14 @@ class ModelServer:
     """Serves models over gRPC and REST, in its own threads, from entry to exit.
 
     Args:
-        base_paths: {name: folder that holds a folder for each version}.
+        models: {name: folder that holds a folder for each version, or a `ModelConfig`}.
         host: address to listen on; loopback by default.
         rest_port: 0 takes a free one.
         grpc_port: 0 takes a free one.
+        grpc_socket_path: Unix socket on which gRPC is answered as well; None: none.
         poll_seconds: seconds between two checks for new versions.
+        cors: let pages of other origins ask over REST.
+        tensor_content: answer over gRPC with bytes instead of typed fields.
         limits: a `Limits`; None takes the defaults.
 
     Attributes:
@@ -37,16 +39,20 @@ class ModelServer:
 
     def __init__(
         self,
-        base_paths: Mapping[str, str | os.PathLike[str]],
+        models: served_models.Models,
         *,
         host: str = "127.0.0.1",
         rest_port: int = 0,
         grpc_port: int = 0,
+        grpc_socket_path: str | None = None,
         poll_seconds: float = 1.0,
+        cors: bool = False,
+        tensor_content: bool = False,
         limits: Limits | None = None,
     ):
         self.host, self.rest_port, self.grpc_port = host, rest_port, grpc_port
-        self.models = served_models.ServedModels(base_paths, poll_seconds=poll_seconds)
+        self.models = served_models.ServedModels(models, poll_seconds=poll_seconds)
+        self._socket_path, self._cors, self._tensor_content = grpc_socket_path, cors, tensor_content
         self._limits = limits or Limits()
         self._running = contextlib.ExitStack()
 
@@ -61,10 +67,14 @@ class ModelServer:
             )
             stack.enter_context(self.models)
             queue = stack.enter_context(WorkQueue(limits.queue, limits.workers))
-            service = Service(self.models, queue, limits)
+            service = Service(self.models, queue, limits, tensor_content=self._tensor_content)
             grpc_socket.close()  # it held the port while the models were loading
-            stack.enter_context(grpc_front.running(service, self.host, self.grpc_port))
-            stack.enter_context(rest_front.running(service, rest_socket))
+            host = f"[{self.host}]" if ":" in self.host else self.host
+            addresses = [f"{host}:{self.grpc_port}"]
+            if self._socket_path is not None:
+                addresses.append(f"unix:{os.path.abspath(self._socket_path)}")
+            stack.enter_context(grpc_front.running(service, addresses))
+            stack.enter_context(rest_front.running(service, rest_socket, cors=self._cors))
             self._running = stack.pop_all()
         return self
 

@@ -26,10 +26,13 @@ from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2
 
 from osvos_tf.serving import served_models
 from osvos_tf.serving import tf_serving_messages as messages
+from osvos_tf.serving.model_config import ModelConfig
 
 _IMAGES = "image_bytes"  # the input whose size in pixels is known only from the images' headers
 _HELPERS = 2
 T = TypeVar("T")
+_REQUEST_COUNT = ":tensorflow:serving:request_count"
+_MICROSECONDS = tuple(10 * 1.8**n for n in range(33))  # TF Serving's buckets
 _LATENCY_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)  # seconds
 
 
@@ -119,10 +122,19 @@ class Service:
         models: `ServedModels`.
         queue: `WorkQueue`.
         limits: `Limits`.
+        tensor_content: answer over gRPC with bytes instead of typed fields.
     """
 
-    def __init__(self, models: served_models.ServedModels, queue: WorkQueue, limits: Limits):
+    def __init__(
+        self,
+        models: served_models.ServedModels,
+        queue: WorkQueue,
+        limits: Limits,
+        *,
+        tensor_content: bool = False,
+    ):
         self.models, self.queue, self.limits = models, queue, limits
+        self.tensor_content = tensor_content
         self.metrics = prometheus_client.CollectorRegistry()
         self._requests = prometheus_client.Counter(
             "osvos_requests",
@@ -141,11 +153,21 @@ class Service:
             "osvos_queue_length", "Predict requests not yet answered", registry=self.metrics
         )
         length.set_function(lambda: queue.taken)
-        version = prometheus_client.Gauge(
+        self._versions = prometheus_client.Gauge(
             "osvos_model_version", "Version in use", ["model"], registry=self.metrics
         )
-        for model in models:
-            version.labels(model.name).set_function(functools.partial(_version_in_use, model))
+        # The same under TF Serving's names, for dashboards that have been made for it.
+        self._count = prometheus_client.Gauge(
+            _REQUEST_COUNT, "Requests", ["model_name", "status"], registry=self.metrics
+        )
+        self._latency = prometheus_client.Histogram(
+            ":tensorflow:serving:request_latency",
+            "Microseconds from the arrival of a request to its reply",
+            ["model_name", "API", "entrypoint"],
+            registry=self.metrics,
+            buckets=_MICROSECONDS,
+        )
+        self._watch_versions()
 
     @contextlib.contextmanager
     def predict_request(self, name: str, protocol: str) -> Iterator[None]:
@@ -167,8 +189,30 @@ class Service:
             raise
         finally:
             model = name if name in self.models else ""  # a label for every name would fill memory
+            seconds = time.perf_counter() - started
             self._requests.labels(model, protocol, code.name).inc()
-            self._seconds.labels(model, protocol).observe(time.perf_counter() - started)
+            self._seconds.labels(model, protocol).observe(seconds)
+            self._count.labels(model, code.name).inc()
+            self._latency.labels(model, "Predict", protocol.upper()).observe(1e6 * seconds)
+
+    def metrics_page(self) -> bytes:
+        """Returns all metrics as Prometheus reads them."""
+        page = prometheus_client.generate_latest(self.metrics)
+        # The library calls every counter ..._total, and TF Serving does not.
+        gauge, counter = (f"# TYPE {_REQUEST_COUNT} {kind}\n" for kind in ("gauge", "counter"))
+        return page.replace(gauge.encode(), counter.encode())
+
+    def replace_models(self, configs: Mapping[str, ModelConfig]) -> None:
+        """Serves other models from now on, see `ServedModels.replace`."""
+        self.models.replace(configs)
+        self._watch_versions()
+
+    def _watch_versions(self) -> None:
+        self._versions.clear()
+        for model in self.models:
+            self._versions.labels(model.name).set_function(
+                functools.partial(_version_in_use, model)
+            )
 
     def check(
         self,
@@ -187,10 +231,12 @@ class Service:
             )
 
     def status(
-        self, name: str, version: int | None = None
+        self, name: str, version: int | str | None = None
     ) -> get_model_status_pb2.GetModelStatusResponse:
         """Returns the `GetModelStatusResponse` for one or all versions of a model."""
         states = self.models[name].states() if name in self.models else []
+        if isinstance(version, str):
+            version = self.models[name].servable(version).version
         states = [state for state in states if version in (None, state[0])]
         if not states:
             which = "any versions" if version is None else f"version {version}"
@@ -199,7 +245,7 @@ class Service:
         return messages.status_response(states)
 
     def metadata(
-        self, name: str, version: int | None = None
+        self, name: str, version: int | str | None = None
     ) -> get_model_metadata_pb2.GetModelMetadataResponse:
         """Returns the `GetModelMetadataResponse` of the version in use."""
         servable = self.models[name].servable(version)

@@ -29,6 +29,8 @@ from tensorflow.core.framework import tensor_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2
 
+from osvos_tf.serving import tensors
+
 # gRPC sends the message in a header, and clients refuse headers of more than a few kilobytes.
 _LONGEST_MESSAGE = 1000
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
@@ -64,6 +66,18 @@ def invalid(message: str) -> RequestError:
     return RequestError(grpc.StatusCode.INVALID_ARGUMENT, message)
 
 
+# What a signature may be asked for beside predictions -> what TF Serving calls it.
+OTHER_KINDS = {"classify": "classification", "regress": "regression"}
+
+
+def other_kind(kind: str, signature: meta_graph_pb2.SignatureDef) -> RequestError:
+    """Returns the error for a signature that is asked for one of `OTHER_KINDS`."""
+    return invalid(
+        f"Expected {OTHER_KINDS[kind]} signature method_name to be tensorflow/serving/{kind}. Was: "
+        f"{signature.method_name}"
+    )
+
+
 def to_request_error(error: Exception) -> RequestError:
     """Returns the `RequestError` that reports an exception to a client."""
     if isinstance(error, RequestError):
@@ -97,7 +111,7 @@ def from_proto(name: str, proto: tensor_pb2.TensorProto, max_bytes: int) -> np.n
         itemsize = np.dtype(tf.dtypes.as_dtype(proto.dtype).as_numpy_dtype).itemsize
         if math.prod(shape) * itemsize > max_bytes:
             raise invalid(f"{name}: an array of shape {shape} is more than {max_bytes} bytes.")
-        return tf.make_ndarray(proto)
+        return tensors.to_array(proto)
     except (TypeError, ValueError, KeyError, OverflowError) as error:
         raise invalid(f"tensor parsing error: {name}: {error}") from error
 
@@ -281,7 +295,7 @@ def _bytes(value: Any) -> Any:
     if isinstance(value, list):
         return [_bytes(item) for item in value]
     if _is_b64(value):
-        text = value["b64"]
+        text = "".join(value["b64"].split())  # some encoders break lines
         return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     return value.encode() if isinstance(value, str) else value
 

@@ -1,6 +1,7 @@
 """Versions on disk and in memory: which one is in use, and what becomes of the others."""
 
 import logging
+import pathlib
 import re
 import shutil
 import weakref
@@ -13,8 +14,9 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from osvos_tf.errors import InputError
 from osvos_tf.network import model_store
-from osvos_tf.serving import served_models
+from osvos_tf.serving import model_config, served_models
 from osvos_tf.serving import tf_serving_messages as messages
+from osvos_tf.serving.model_config import ModelConfig
 from support import toy_model
 
 IMAGES = np.full((1, 4, 6, 3), 255, np.uint8)
@@ -224,29 +226,111 @@ def test_nothing_to_serve(base, publish, make, message):
 def test_config(tmp_path):
     path = tmp_path / "models.config"
     path.write_text(CONFIG.format("/models/dog", 'model_platform: "tensorflow"'))
-    (base_path,) = served_models.read_config(path).values()
-    assert str(base_path) == "/models/dog"
+    assert model_config.read_config(path) == {"dog": ModelConfig(pathlib.Path("/models/dog"))}
     (tmp_path / "dog").mkdir()
-    assert served_models.read_config(path) == {"dog": tmp_path / "dog"}
-    path.write_text(CONFIG.format("of/cat", "model_version_policy { latest {} }"))
-    assert served_models.read_config(path) == {"dog": tmp_path / "of" / "cat"}
+    assert model_config.read_config(path) == {"dog": ModelConfig(tmp_path / "dog")}
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("model_version_policy { latest {} }", {}),
+        ("model_version_policy { latest { num_versions: 3 } }", {"latest": 3}),
+        ("model_version_policy { all {} }", {"latest": None}),
+        (
+            "model_version_policy { specific { versions: 2 versions: 7 } }",
+            {"specific": (2, 7)},
+        ),
+        ('version_labels { key: "canary" value: 2 }', {"labels": {"canary": 2}}),
+    ],
+)
+def test_versions_and_labels_of_a_config(tmp_path, text, wanted):
+    path = tmp_path / "models.config"
+    path.write_text(CONFIG.format("of/cat", text))
+    expected = ModelConfig(tmp_path / "of" / "cat", **wanted)
+    assert model_config.read_config(path) == {"dog": expected}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "first", "then"),
+    [
+        ({}, [3], [9]),
+        ({"latest": 2}, [3, 2], [9, 3]),
+        ({"latest": None}, [3, 2, 1], [9, 3, 2, 1]),
+        ({"specific": (1, 9)}, [1], [9, 1]),
+    ],
+)
+def test_which_versions_are_in_use(base, publish, wanted, first, then):
+    for version in (1, 2, 3):
+        publish(version)
+    model = served_models.ServedModel("dog", ModelConfig(base, **wanted))
+    for expected in (first, then):
+        model.refresh()
+        for version in (1, 2, 3, 9):
+            if version in expected:
+                assert model.servable(version).version == version
+            else:
+                with pytest.raises(messages.RequestError, match="Servable not found"):
+                    model.servable(version)
+        assert model.servable().version == expected[0]
+        publish(9) if expected is first else None
+
+
+def test_labels_name_versions_that_are_loaded(base, publish):
+    publish(1)
+    publish(2)
+    config = ModelConfig(base, latest=2, labels={"stable": 1, "canary": 2})
+    with served_models.ServedModels({"dog": config}) as models:
+        assert models["dog"].servable("stable").version == 1
+        assert models["dog"].servable("canary").version == 2
+        with pytest.raises(messages.RequestError, match="Unrecognized servable version label: x"):
+            models["dog"].servable("x")
+    message = "assign label to version 1 of model dog, which is not currently available"
+    with (
+        pytest.raises(InputError, match=message),
+        served_models.ServedModels({"dog": ModelConfig(base, labels={"stable": 1})}),
+    ):
+        pass
+
+
+def test_other_models_take_over(base, publish, tmp_path):
+    publish(1)
+    shutil.copytree(base, tmp_path / "cat")
+    (tmp_path / "bare").mkdir()
+    shutil.copytree(base, tmp_path / "elsewhere" / "cow")
+    with served_models.ServedModels({"dog": base}, poll_seconds=60) as models:
+        servable = models["dog"].servable()
+        models.replace({"dog": ModelConfig(base), "cat": ModelConfig(tmp_path / "cat")})
+        assert models["dog"].servable() is servable and models["cat"].version == 1
+        for config, code in (
+            (ModelConfig(tmp_path / "elsewhere" / "cow"), grpc.StatusCode.PERMISSION_DENIED),
+            (ModelConfig(tmp_path / "bare"), grpc.StatusCode.FAILED_PRECONDITION),
+            (ModelConfig(base, specific=(5,)), grpc.StatusCode.FAILED_PRECONDITION),
+            (ModelConfig(base, labels={"new": 5}), grpc.StatusCode.FAILED_PRECONDITION),
+        ):
+            with pytest.raises(messages.RequestError) as error:
+                models.replace({"dog": config})
+            assert error.value.code is code
+            assert models["dog"].servable() is servable and "cat" in models
+            assert models["dog"].config == ModelConfig(base)
+        models.replace({"cat": ModelConfig(tmp_path / "cat")})
+        assert "dog" not in models and [model.name for model in models] == ["cat"]
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("", "names no model"),
-        ("models { }", "cannot be read"),
-        ("\xff", "cannot be read"),
+        ("models { }", "Error parsing text-format tensorflow.serving.ModelServerConfig"),
+        ("\xff", "Error parsing"),
         (CONFIG.format("", ""), "base_path"),
         (CONFIG.format("a", '} config { name: "dog" base_path: "b"'), "unique name"),
         (CONFIG.format("a", 'model_platform: "torch"'), "'torch'"),
-        (CONFIG.format("a", "model_version_policy { all {} }"), "latest"),
-        (CONFIG.format("a", 'version_labels { key: "canary" value: 2 }'), "labels"),
+        (CONFIG.format("a", "model_version_policy { specific {} }"), "names none"),
     ],
 )
 def test_config_that_will_not_do(tmp_path, text, message):
     path = tmp_path / "models.config"
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(InputError, match=message):
-        served_models.read_config(path)
+        model_config.read_config(path)

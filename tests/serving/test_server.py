@@ -23,8 +23,15 @@ import numpy as np
 import pytest
 import requests
 import tensorflow as tf
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from PIL import Image
-from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+from tensorflow_serving.apis import (
+    get_model_status_pb2,
+    model_management_pb2,
+    model_service_pb2_grpc,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+)
 
 from osvos_tf.errors import InputError
 from osvos_tf.serving import served_models, service
@@ -133,7 +140,7 @@ def test_a_full_queue_refuses_at_once(start, gate):
         wait_for_queue(server, 3)
         assert predict().code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         refused = post(server)
-        assert refused.status_code == 503
+        assert refused.status_code == 429
         assert "3 requests are waiting or running" in refused.json()["error"]
         assert requests.get(url(server, "/v1/models/dog"), timeout=SECONDS).ok
         gate.open()
@@ -436,3 +443,95 @@ def test_two_servers_do_not_share_a_port(start):
             model_server.ModelServer({}, **ports),
         ):
             pass
+
+
+# --- what TF Serving has by flags -----------------------------------------------------------------
+
+
+def test_bytes_instead_of_typed_fields(base):
+    with (
+        model_server.ModelServer({"dog": base}, tensor_content=True) as server,
+        grpc_predict(server) as predict,
+    ):
+        masks = predict().result().outputs["masks"]
+        assert masks.tensor_content and not masks.int_val
+
+
+def test_pages_of_other_origins(base, start):
+    origin = {"Origin": "https://page.example"}
+    allowed = "Access-Control-Allow-Origin"
+    plain = start()
+    assert allowed not in post(plain, headers=origin).headers
+    assert requests.options(url(plain), headers=origin, timeout=SECONDS).status_code == 400
+    with model_server.ModelServer({"dog": base}, cors=True) as server:
+        answer = requests.options(url(server), headers=origin, timeout=SECONDS)
+        assert answer.status_code == 200 and answer.headers[allowed] == "*"
+        assert answer.headers["Access-Control-Allow-Methods"] == "POST, GET"
+        assert post(server, headers=origin).headers[allowed] == "*"
+        assert post(server, {"instances": []}, headers=origin).headers[allowed] == "*"
+
+
+def test_a_unix_socket(base, tmp_path):
+    path = tmp_path / "serving.sock"
+    with model_server.ModelServer({"dog": base}, grpc_socket_path=str(path)):
+        with grpc.insecure_channel(f"unix:{path}") as channel:
+            stub = model_service_pb2_grpc.ModelServiceStub(channel)
+            request = get_model_status_pb2.GetModelStatusRequest()
+            request.model_spec.name = "dog"
+            reply = stub.GetModelStatus(request, timeout=SECONDS)
+        assert [entry.version for entry in reply.model_version_status] == [1]
+
+
+def test_health(start):
+    server = start()
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        reply = health.Check(health_pb2.HealthCheckRequest(), timeout=SECONDS)
+    assert reply.status == health_pb2.HealthCheckResponse.SERVING
+
+
+def test_metrics_under_tf_servings_names(start):
+    server = start()
+    post(server)
+    with grpc_predict(server) as predict:
+        assert predict(model="stranger").code() is grpc.StatusCode.NOT_FOUND
+    page = requests.get(url(server, "/monitoring/prometheus/metrics"), timeout=SECONDS).text
+    count = ":tensorflow:serving:request_count"
+    assert f"# TYPE {count} counter" in page
+    assert f'{count}{{model_name="dog",status="OK"}} 1.0' in page
+    latency = metric(server, ":tensorflow:serving:request_latency_count")
+    assert latency['{API="Predict",entrypoint="REST",model_name="dog"}'] == 1
+    buckets = metric(server, ":tensorflow:serving:request_latency_bucket")
+    assert any('le="18.0"' in labels for labels in buckets)
+
+
+def test_other_models_by_a_request(start, base, tmp_path):
+    server = start()
+    shutil.copytree(base, base.with_name("cat"))
+    request = model_management_pb2.ReloadConfigRequest()
+    models = request.config.model_config_list
+
+    def wanted(**configs):
+        del models.config[:]
+        for name, path in configs.items():
+            models.config.add(name=name, base_path=str(path), model_platform="tensorflow")
+
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+        reload = model_service_pb2_grpc.ModelServiceStub(channel).HandleReloadConfigRequest
+        wanted(dog=base, cat=base.with_name("cat"))
+        assert reload(request, timeout=SECONDS).status.error_code == 0
+        assert requests.get(url(server, "/v1/models/cat"), timeout=SECONDS).ok
+        assert metric(server, "osvos_model_version").keys() == {
+            '{model="dog"}', '{model="cat"}'
+        }  # fmt: skip
+        wanted(cat=base.with_name("cat"), cow=tmp_path / "far" / "cow")
+        with pytest.raises(grpc.RpcError) as error:
+            reload(request, timeout=SECONDS)
+        assert error.value.code() is grpc.StatusCode.PERMISSION_DENIED
+        assert requests.get(url(server, "/v1/models/dog"), timeout=SECONDS).ok
+        wanted(cat=base.with_name("cat"))
+        reload(request, timeout=SECONDS)
+        assert requests.get(url(server, "/v1/models/dog"), timeout=SECONDS).status_code == 404
+        request.config.Clear()
+        with pytest.raises(grpc.RpcError, match="Only ModelConfigList is currently supported"):
+            reload(request, timeout=SECONDS)

@@ -29,11 +29,14 @@ import requests
 import tensorflow as tf
 from PIL import Image
 from tensorflow_serving.apis import (
+    classification_pb2,
     get_model_metadata_pb2,
     get_model_status_pb2,
+    inference_pb2,
     model_service_pb2_grpc,
     predict_pb2,
     prediction_service_pb2_grpc,
+    regression_pb2,
 )
 
 from support import toy_model
@@ -107,6 +110,9 @@ class Client:
     def send(self, request):
         """Starts the call that goes with a request; returns its future."""
         method = {
+            classification_pb2.ClassificationRequest: self._prediction.Classify,
+            regression_pb2.RegressionRequest: self._prediction.Regress,
+            inference_pb2.MultiInferenceRequest: self._prediction.MultiInference,
             predict_pb2.PredictRequest: self._prediction.Predict,
             get_model_metadata_pb2.GetModelMetadataRequest: self._prediction.GetModelMetadata,
             get_model_status_pb2.GetModelStatusRequest: self._model.GetModelStatus,
@@ -263,6 +269,21 @@ def test_frames_by_grpc(client, shape):
     assert response.model_spec.version.value == current_version(client)
 
 
+def test_values_are_in_typed_fields(client):
+    """As much public code reads them; of whatever size."""
+    outputs = client.call(images=frames(2)).result().outputs
+    count = 2 * HEIGHT * WIDTH
+    probabilities, masks = outputs["probabilities"], outputs["masks"]
+    assert len(probabilities.float_val) == len(masks.int_val) == count
+    assert not probabilities.tensor_content and not masks.tensor_content
+    np.testing.assert_array_equal(
+        np.float32(probabilities.float_val), tf.make_ndarray(probabilities).ravel()
+    )
+    assert list(masks.int_val) == tf.make_ndarray(masks).ravel().tolist()
+    encoded = client.call("encoded", image_bytes=[encode(frames(1)[0])]).result()
+    assert encoded.outputs["mask_bytes"].string_val[0].startswith(b"\x89PNG")
+
+
 def test_only_the_outputs_asked_for(client):
     assert set(arrays(client.call(wanted=["masks"], images=frames(1)).result())) == {"masks"}
     assert client.call(wanted=["mask"], images=frames(1)).code() is INVALID
@@ -331,6 +352,41 @@ def test_unknown_models_and_versions(client):
         assert_refused(client.get(f"{suffix}/metadata", model), [404])
         document = {"instances": frames(1).tolist()}
         assert_refused(client.post(document, suffix=f"{suffix}:predict", model=model), [404])
+
+
+def test_labels_that_there_are_not(client):
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name, request.model_spec.version_label = client.name, "nightly"
+    called = client.send(request)
+    assert called.code() is INVALID and "nightly" in called.details()
+    document = {"instances": frames(1).tolist()}
+    answer = client.post(document, suffix="/labels/nightly:predict")
+    assert_refused(answer)
+    assert "Unrecognized servable version label: nightly" in answer.text
+
+
+@pytest.mark.parametrize("kind", ["classification", "regression"])
+def test_a_signature_of_another_kind(client, kind):
+    method = {"classification": "classify", "regression": "regress"}[kind]
+    request = {
+        "classify": classification_pb2.ClassificationRequest,
+        "regress": regression_pb2.RegressionRequest,
+    }[method]()
+    request.model_spec.name = client.name
+    request.input.example_list.examples.add()
+    called = client.send(request)
+    message = (
+        f"Expected {kind} signature method_name to be tensorflow/serving/{method}. Was: "
+        "tensorflow/serving/predict"
+    )
+    assert (called.code(), called.details()) == (INVALID, message)
+    answer = client.post({"examples": [{"x": 1.0}]}, suffix=f":{method}")
+    assert_refused(answer)
+    assert answer.json()["error"] == message
+    both = inference_pb2.MultiInferenceRequest()
+    both.tasks.add(method_name=f"tensorflow/serving/{method}").model_spec.name = client.name
+    both.input.example_list.examples.add()
+    assert client.send(both).code() is INVALID
 
 
 def test_no_model_spec(client):
@@ -428,6 +484,29 @@ def test_paths_that_are_none(client):
     assert_refused(client.get(":predict"), [400, 404, 405])
     assert_refused(client.post({}, suffix=""), [400, 404, 405])
     assert_refused(client.post({}, suffix="/versions/one:predict"), [400, 404])
+
+
+def test_paths_are_read_as_tf_serving_reads_them(client):
+    session = requests.Session()
+    root = client.url().partition("/v1/")[0]
+    assert session.get(f"{root}/V1/Models/{client.name}", timeout=SECONDS).status_code == 200
+    quoted = "".join(f"%{ord(letter):02x}" for letter in client.name)
+    assert session.get(f"{root}/v1/models/{quoted}", timeout=SECONDS).status_code == 200
+    answer = session.get(f"{root}/v1/models", timeout=SECONDS)
+    assert_refused(answer)
+    assert answer.json()["error"] == "Missing model name in request."
+    assert_refused(session.get(f"{client.url()}?verbose=1", timeout=SECONDS), [400, 404])
+    answer = client.post({"instances": frames(1).tolist()}, suffix=":predict?verbose=1")
+    assert_refused(answer)
+    assert answer.json()["error"].startswith("Malformed request: POST /v1/models/")
+
+
+def test_base64_with_line_breaks(client):
+    image = encode(frames(1)[0])
+    broken = {"b64": base64.encodebytes(image).decode()}
+    document = {"signature_name": "encoded", "instances": [broken]}
+    plain = {"signature_name": "encoded", "instances": [b64(image)]}
+    assert client.post(document).json() == client.post(plain).json()
 
 
 # Too much at once
