@@ -37,7 +37,7 @@ from tensorflow_serving.apis import predict_pb2
 
 from benchmarks import timing
 from osvos_tf.network import model, saved_model
-from osvos_tf.serving import served_models, tensors
+from osvos_tf.serving import served_models
 from osvos_tf.serving import tf_serving_messages as messages
 
 _WIDTH = flags.DEFINE_float(
@@ -122,10 +122,7 @@ def _pixels_by_grpc(servable, channel, frame):
         return inputs
 
     def write():
-        response = predict_pb2.PredictResponse()
-        for name, array in outputs.items():
-            response.outputs[name].CopyFrom(tensors.to_proto(array))
-        return response.SerializeToString()
+        return messages.predict_response(request.model_spec, outputs)
 
     return _Way(
         "pixels by gRPC",

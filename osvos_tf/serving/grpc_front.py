@@ -3,7 +3,6 @@
 import concurrent.futures
 import contextlib
 import functools
-import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
@@ -24,7 +23,7 @@ from tensorflow_serving.apis import (
 
 from osvos_tf.errors import InputError
 from osvos_tf.network.model_store import DEFAULT_SIGNATURE
-from osvos_tf.serving import model_config, tensors
+from osvos_tf.serving import model_config
 from osvos_tf.serving import tf_serving_messages as messages
 from osvos_tf.serving.service import Service
 
@@ -49,7 +48,7 @@ def running(service: Service, addresses: Sequence[str]) -> Iterator[None]:
             method: grpc.unary_unary_rpc_method_handler(
                 _handler(service, answer),
                 request_type.FromString,
-                operator.methodcaller("SerializeToString"),
+                _to_bytes,
             )
             for method, (answer, request_type) in methods.items()
         }
@@ -66,24 +65,29 @@ def running(service: Service, addresses: Sequence[str]) -> Iterator[None]:
         server.stop(service.limits.grace_seconds).wait()
 
 
+def _to_bytes(reply: Message | bytes) -> bytes:
+    return reply if isinstance(reply, bytes) else reply.SerializeToString()
+
+
 def _handler(
-    service: Service, answer: Callable[[Service, Message, grpc.ServicerContext], Message]
-) -> Callable[[Message, grpc.ServicerContext], Message]:
+    service: Service, answer: Callable[[Service, Message, grpc.ServicerContext], Message | bytes]
+) -> Callable[[Message, grpc.ServicerContext], Message | bytes]:
     """Returns the gRPC handler that answers with `answer(service, request, context)`."""
 
-    def handle(request: Message, context: grpc.ServicerContext) -> Message:
+    def handle(request: Message, context: grpc.ServicerContext) -> Message | bytes:
         try:
             return answer(service, request, context)
         except Exception as error:
             problem = messages.to_request_error(error)
             context.abort(problem.code, str(problem))
+            raise  # it has raised an exception of its own
 
     return handle
 
 
 def _predict(
     service: Service, request: predict_pb2.PredictRequest, context: grpc.ServicerContext
-) -> predict_pb2.PredictResponse:
+) -> bytes:
     spec = _spec(request)
     with service.predict_request(spec.name, "grpc"):
         servable = service.models[spec.name].servable(_version(spec))
@@ -96,14 +100,13 @@ def _predict(
         future = service.queue.submit(servable.run, *call)
         if not context.add_callback(future.cancel):  # the client has gone already
             future.cancel()
-        response = predict_pb2.PredictResponse()
-        response.model_spec.name = spec.name
-        response.model_spec.version.value = servable.version
-        response.model_spec.signature_name = spec.signature_name or DEFAULT_SIGNATURE
-        for name, array in future.result().items():
-            proto = tensors.to_proto(array, as_content=service.tensor_content)
-            response.outputs[name].CopyFrom(proto)
-        return response
+        replied = model_pb2.ModelSpec(
+            name=spec.name, signature_name=spec.signature_name or DEFAULT_SIGNATURE
+        )
+        replied.version.value = servable.version
+        return messages.predict_response(
+            replied, future.result(), as_content=service.tensor_content
+        )
 
 
 def _status(
@@ -176,7 +179,7 @@ def _multi_inference(
     _other_kind(kind, service, request.tasks[0], context)
 
 
-_METHODS: dict[str, dict[str, tuple[Callable[..., Message], Any]]] = {
+_METHODS: dict[str, dict[str, tuple[Callable[..., Message | bytes], Any]]] = {
     "tensorflow.serving.PredictionService": {
         "Predict": (_predict, predict_pb2.PredictRequest),
         "GetModelMetadata": (_metadata, get_model_metadata_pb2.GetModelMetadataRequest),

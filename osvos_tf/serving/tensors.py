@@ -1,4 +1,4 @@
-"""Arrays as `TensorProto`s and back, as TF Serving writes them: values in typed fields.
+"""Arrays as bytes of `TensorProto`s and back, as TF Serving writes them: values in typed fields.
 
 Protobuf for Python takes a value at a time there, which is a hundred times slower than a copy.
 Packed on the wire, though, floating-point numbers and small integers are the array's own bytes (see
@@ -27,8 +27,8 @@ _FIELDS = {
 }
 
 
-def to_proto(array: np.ndarray, *, as_content: bool = False) -> tensor_pb2.TensorProto:
-    """Returns an array as a message.
+def encode(array: np.ndarray, *, as_content: bool = False) -> bytes:
+    """Returns an array as the bytes of a `TensorProto`.
 
     Args:
         array: numbers, bool, or `bytes` objects.
@@ -38,16 +38,15 @@ def to_proto(array: np.ndarray, *, as_content: bool = False) -> tensor_pb2.Tenso
     kind = tf.dtypes.as_dtype(array.dtype if array.dtype != object else tf.string)
     field = _FIELDS.get(kind.name)
     if field is None or (as_content and kind != tf.string):
-        return tf.make_tensor_proto(array)
+        return tf.make_tensor_proto(array).SerializeToString()
     proto = tensor_pb2.TensorProto(dtype=kind.as_datatype_enum)
     for size in array.shape:
         proto.tensor_shape.dim.add(size=size)
     raw = _packed(array)
     if raw is None:
         getattr(proto, field).extend(array.ravel().tolist())
-    elif raw:
-        proto.MergeFromString(_header(field, len(raw)) + raw)
-    return proto
+    head = proto.SerializeToString()
+    return b"".join((head, header(_number(field), len(raw)), raw)) if raw else head
 
 
 def to_array(proto: tensor_pb2.TensorProto) -> np.ndarray:
@@ -66,9 +65,9 @@ def to_array(proto: tensor_pb2.TensorProto) -> np.ndarray:
         return tf.make_ndarray(proto)
     size = dtype.itemsize if dtype.kind == "f" else 1
     message = proto.SerializePartialToString()
-    header = _header(field, count * size)
+    head = header(_number(field), count * size)
     start = len(message) - count * size
-    if message[start - len(header) : start] != header:  # values of more than a byte
+    if message[start - len(head) : start] != head:  # values of more than a byte
         return tf.make_ndarray(proto)
     wire = np.frombuffer(message, dtype if dtype.kind == "f" else np.uint8, count, start)
     return wire.astype(dtype, copy=dtype.kind != "f").reshape(shape)
@@ -87,10 +86,9 @@ def _packed(array: np.ndarray) -> bytes | None:
     return array.astype(np.uint8, copy=False).tobytes()
 
 
-def _header(field: str, length: int) -> bytes:
-    """Returns what stands before the bytes of a packed field."""
-    tag = _number(field) << 3 | _PACKED
-    return _varint(tag) + _varint(length)
+def header(number: int, length: int) -> bytes:
+    """Returns what stands before the bytes of a field: packed numbers, a string or a message."""
+    return _varint(number << 3 | _PACKED) + _varint(length)
 
 
 @functools.cache

@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.framework import tensor_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
+from tensorflow_serving.apis import model_pb2, predict_pb2
 
 from osvos_tf.serving import tf_serving_messages as messages
 
@@ -220,3 +221,24 @@ def test_metadata_and_status_as_json():
             },
         ]
     }
+
+
+@pytest.mark.parametrize("as_content", [False, True])
+def test_a_reply_is_the_message_that_protobuf_makes(as_content):
+    outputs = {
+        "masks": np.eye(70, dtype=np.uint8)[None],
+        "probabilities": np.linspace(0, 1, 300, dtype=np.float32),
+        "mask_bytes": np.array([b"\x89PNG", b""], object),
+        "none": np.zeros((0, 3), np.float32),
+    }
+    spec = model_pb2.ModelSpec(name="dog", signature_name="encoded")
+    spec.version.value = 7
+    reply = predict_pb2.PredictResponse.FromString(
+        messages.predict_response(spec, outputs, as_content=as_content)
+    )
+    assert reply.model_spec == spec and reply.outputs.keys() == outputs.keys()
+    for name, array in outputs.items():
+        found = tf.make_ndarray(reply.outputs[name])
+        assert found.tolist() == array.tolist() and found.dtype == array.dtype
+    again = predict_pb2.PredictResponse.FromString(reply.SerializeToString())
+    assert again == reply
