@@ -25,6 +25,7 @@ from osvos_tf.commands import cli, shared_flags
 from osvos_tf.errors import InputError, missing_package
 
 if TYPE_CHECKING:
+    from osvos_tf.serving import served_models
     from osvos_tf.serving import server as model_server
 
 FLAGS = flags.FlagValues()
@@ -95,6 +96,27 @@ flags.DEFINE_boolean(
     "`int_val`. As TF Serving's --enable_serialization_as_tensor_content.",
     flag_values=FLAGS,
 )
+flags.DEFINE_float(
+    "config_poll_seconds",
+    0.0,
+    "Time between two looks whether --model_config has changed; its models take over then. 0: "
+    "never. As TF Serving's --model_config_file_poll_wait_seconds.",
+    lower_bound=0.0,
+    flag_values=FLAGS,
+)
+shared_flags.define_path(
+    "ssl_config",
+    None,
+    "File of TF Serving's SSLConfig with server_key and server_cert: gRPC's port is encrypted. As "
+    "TF Serving's --ssl_config_file.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_list(
+    "grpc_channel_arguments",
+    [],
+    "NAME=VALUE of gRPC's server, such as grpc.max_connection_age_ms=60000. Several by commas.",
+    flag_values=FLAGS,
+)
 shared_flags.define_path(
     "grpc_socket_path",
     None,
@@ -110,8 +132,11 @@ flags.DEFINE_boolean(
 GROUPS = (
     ("What you need", ("model", "model_config", "rest_port", "grpc_port", "host")),
     ("Limits", ("queue", "workers", "max_request_mb", "max_megapixels")),
-    ("New versions", ("poll_seconds",)),
-    ("Ways to ask and to answer", ("grpc_socket_path", "cors", "tensor_content")),
+    ("New versions", ("poll_seconds", "config_poll_seconds")),
+    (
+        "Ways to ask and to answer",
+        ("grpc_socket_path", "ssl_config", "grpc_channel_arguments", "cors", "tensor_content"),
+    ),
 )
 
 
@@ -129,17 +154,22 @@ def main(args: flags.FlagValues) -> None:
     except ImportError as error:
         raise missing_package("Serving", "serving", error) from error
 
-    models = named or model_config.read_config(args.model_config)
+    arguments = _channel_arguments(args.grpc_channel_arguments)
+    models: served_models.Models = named or model_config.read_config(args.model_config)
     _log()
     server = model_server.ModelServer(
         models,
         host=args.host,
         rest_port=args.rest_port,
         grpc_port=args.grpc_port,
-        grpc_socket_path=args.grpc_socket_path,
         poll_seconds=args.poll_seconds,
-        cors=args.cors,
-        tensor_content=args.tensor_content,
+        ways=service.Ways(
+            grpc_socket_path=args.grpc_socket_path,
+            ssl_config=args.ssl_config,
+            channel_arguments=arguments,
+            cors=args.cors,
+            tensor_content=args.tensor_content,
+        ),
         limits=service.Limits(
             queue=args.queue,
             workers=args.workers,
@@ -149,8 +179,12 @@ def main(args: flags.FlagValues) -> None:
     )
     with server:
         print(_describe(server), flush=True)
+        last = time.monotonic()
         while True:  # until a signal; one that another thread received is noticed on waking up
             time.sleep(0.5)
+            if args.model_config and 0 < args.config_poll_seconds <= time.monotonic() - last:
+                models = _follow(server, args.model_config, models)
+                last = time.monotonic()
 
 
 def run() -> None:
@@ -171,6 +205,39 @@ def _models(values: Sequence[str]) -> dict[str, str]:
             raise InputError(f"Two --model flags are called {name!r}. Give each its own name.")
         models[name] = folder
     return models
+
+
+def _channel_arguments(values: Sequence[str]) -> dict[str, int | str]:
+    """Returns {name: value} for the values of --grpc_channel_arguments."""
+    found: dict[str, int | str] = {}
+    for text in values:
+        name, equals, value = text.partition("=")
+        if not name.startswith("grpc.") or not equals:
+            raise InputError(
+                f"Wanted --grpc_channel_arguments=grpc.NAME=VALUE, not {text!r}. Their names: "
+                "https://grpc.github.io/grpc/core/group__grpc__arg__keys.html"
+            )
+        found[name] = int(value) if re.fullmatch(r"-?[0-9]{1,10}", value) else value
+    return found
+
+
+def _follow(
+    server: "model_server.ModelServer", path: str, before: "served_models.Models"
+) -> "served_models.Models":
+    """Serves what the configuration says now; what is wrong with it is logged. Returns it."""
+    from osvos_tf.serving import model_config
+    from osvos_tf.serving.tf_serving_messages import RequestError
+
+    log = logging.getLogger("osvos_tf.serving")
+    try:
+        models = model_config.read_config(path)
+        if models != before:
+            server.models.replace(models, anywhere=True)
+            log.info("%s has changed: %s", path, ", ".join(models))
+        return models
+    except (InputError, RequestError) as error:
+        log.error("%s: %s", path, error)
+        return before
 
 
 def _log() -> None:

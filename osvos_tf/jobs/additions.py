@@ -25,7 +25,9 @@ def kinds_there(out: str, work: Mapping[str, Any]) -> tuple[str, ...] | None:
     record = results.read_record(out)
     if record is None or {**record[results.WORK], SAVE: None} != {**work, SAVE: None}:
         return None
-    return tuple(record[results.WORK].get(SAVE, ()))
+    kinds = record[results.WORK].get(SAVE)
+    is_ours = isinstance(kinds, list) and all(kind in outputs.KINDS for kind in kinds)
+    return tuple(kinds) if is_ours else None
 
 
 def add(

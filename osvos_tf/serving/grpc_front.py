@@ -3,10 +3,13 @@
 import concurrent.futures
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Sequence
+import os
+import pathlib
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import grpc
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health import HealthServicer
@@ -31,17 +34,19 @@ _SPARE_THREADS = 8  # for requests that take no place in the queue
 
 
 @contextlib.contextmanager
-def running(service: Service, addresses: Sequence[str]) -> Iterator[None]:
-    """Runs the gRPC interface on some addresses: "host:port", or "unix:/path"."""
+def running(service: Service, host: str, port: int) -> Iterator[None]:
+    """Runs the gRPC interface."""
     threads = service.queue.places + _SPARE_THREADS
+    options = {
+        "grpc.so_reuseport": 0,
+        "grpc.max_receive_message_length": service.limits.request_bytes,
+        "grpc.max_send_message_length": -1,
+        **service.ways.channel_arguments,
+    }
     server = grpc.server(
         concurrent.futures.ThreadPoolExecutor(threads, "grpc"),
         maximum_concurrent_rpcs=threads,  # one more, and gRPC itself says RESOURCE_EXHAUSTED
-        options=[
-            ("grpc.so_reuseport", 0),
-            ("grpc.max_receive_message_length", service.limits.request_bytes),
-            ("grpc.max_send_message_length", -1),
-        ],
+        options=list(options.items()),
     )
     for name, methods in _METHODS.items():
         handlers = {
@@ -55,14 +60,59 @@ def running(service: Service, addresses: Sequence[str]) -> Iterator[None]:
         server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(name, handlers)])
     health = HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
-    for address in addresses:
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    secure = credentials(service.ways.ssl_config)
+    if secure is None:
         server.add_insecure_port(address)
+    else:
+        server.add_secure_port(address, secure)
+    if service.ways.grpc_socket_path is not None:
+        server.add_insecure_port(f"unix:{os.path.abspath(service.ways.grpc_socket_path)}")
     server.start()
     try:
         yield
     finally:
         health.enter_graceful_shutdown()
         server.stop(service.limits.grace_seconds).wait()
+
+
+def ssl_config() -> Any:
+    """Returns an empty `SSLConfig`, which TF Serving has and its Python package has not."""
+    types = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(name="osvos/ssl_config.proto", package="osvos")
+    message = file.message_type.add(name="SSLConfig")
+    for number, name in enumerate(("server_key", "server_cert", "custom_ca", "client_verify"), 1):
+        kind = types.TYPE_BOOL if name == "client_verify" else types.TYPE_STRING
+        message.field.add(name=name, number=number, type=kind, label=types.LABEL_OPTIONAL)
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    found = pool.FindMessageTypeByName("osvos.SSLConfig")
+    return message_factory.GetMessageClass(found)()
+
+
+def credentials(path: str | None) -> grpc.ServerCredentials | None:
+    """Returns the credentials of an `SSLConfig` in text form, None where there is no file.
+
+    Raises:
+        InputError: it cannot be read, or holds no key and certificate.
+    """
+    if path is None:
+        return None
+    try:
+        text = pathlib.Path(path).read_text(encoding="utf-8")
+        config = text_format.Parse(text, ssl_config())
+        if not config.server_key or not config.server_cert:
+            raise ValueError("no server_key or no server_cert")
+        return grpc.ssl_server_credentials(
+            [(config.server_key.encode(), config.server_cert.encode())],
+            config.custom_ca.encode() or None,
+            config.client_verify,
+        )
+    except (OSError, ValueError, text_format.ParseError) as error:
+        raise InputError(
+            f"Wanted TF Serving's SSLConfig, server_key: '-----BEGIN ...' server_cert: '...', in "
+            f"{path}. It cannot be read: {error}."
+        ) from error
 
 
 def _to_bytes(reply: Message | bytes) -> bytes:
@@ -105,7 +155,7 @@ def _predict(
         )
         replied.version.value = servable.version
         return messages.predict_response(
-            replied, future.result(), as_content=service.tensor_content
+            replied, future.result(), as_content=service.ways.tensor_content
         )
 
 
@@ -146,7 +196,7 @@ def _reload(
         configs = model_config.from_proto(request.config)
     except InputError as error:
         raise messages.invalid(str(error)) from error
-    service.replace_models(configs)
+    service.models.replace(configs)
     response = model_management_pb2.ReloadConfigResponse()
     response.status.SetInParent()
     return response

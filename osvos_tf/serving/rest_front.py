@@ -6,7 +6,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import grpc
@@ -50,13 +50,13 @@ _CORS = {
 
 
 @contextlib.contextmanager
-def running(service: Service, listening: socket.socket, *, cors: bool = False) -> Iterator[None]:
-    """Runs the REST interface, an event loop in its own thread; `cors`: for pages elsewhere too."""
+def running(service: Service, listening: socket.socket) -> Iterator[None]:
+    """Runs the REST interface: an event loop in its own thread."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="rest")
     thread.start()
     try:
-        rest = _Rest(service, _CORS if cors else {})
+        rest = _Rest(service)
         asyncio.run_coroutine_threadsafe(rest.start(listening), loop).result()
         try:
             yield
@@ -76,8 +76,8 @@ def _version(match: re.Match[str]) -> int | str | None:
 class _Rest:
     """Answers HTTP requests. Threads do what takes long, so that other requests are heard."""
 
-    def __init__(self, service: Service, headers: Mapping[str, str]):
-        self._service, self._headers = service, headers
+    def __init__(self, service: Service):
+        self._service, self._headers = service, _CORS if service.ways.cors else {}
         self._reading = 0  # requests whose body is arriving
         self._stopping = False
         app = web.Application(client_max_size=service.limits.request_bytes + 1)

@@ -287,19 +287,20 @@ class ServedModels:
             raise not_found(name)
         return model
 
-    def replace(self, configs: Mapping[str, ModelConfig]) -> None:
+    def replace(self, configs: Mapping[str, ModelConfig], *, anywhere: bool = False) -> None:
         """Serves these models from now on, and no others; loads what is not loaded yet.
 
         Args:
-            configs: {name: what is wanted}. Only folders beside those that the server was started
-                with are taken: a client cannot make it run what lies elsewhere.
+            configs: {name: what is wanted}.
+            anywhere: whoever asks may name any folder; else only those beside the ones that the
+                server was started with: a client cannot make it run what lies elsewhere.
 
         Raises:
             RequestError: PERMISSION_DENIED, a folder lies elsewhere; FAILED_PRECONDITION, a model
                 has no version that loads, or a label's version is not loaded. What was served is.
         """
         for name, config in configs.items():
-            if config.base_path.resolve().parent not in self._roots:
+            if not anywhere and config.base_path.resolve().parent not in self._roots:
                 raise messages.RequestError(
                     grpc.StatusCode.PERMISSION_DENIED,
                     f"The base_path of {name!r} lies outside the folders that this server was "

@@ -7,12 +7,11 @@ What happens to a request stands in `service`.
 """
 
 import contextlib
-import os
 import socket
 
 from osvos_tf.errors import InputError
 from osvos_tf.serving import grpc_front, rest_front, served_models
-from osvos_tf.serving.service import Limits, Service, WorkQueue
+from osvos_tf.serving.service import Limits, Service, Ways, WorkQueue
 
 
 class ModelServer:
@@ -23,18 +22,17 @@ class ModelServer:
         host: address to listen on; loopback by default.
         rest_port: 0 takes a free one.
         grpc_port: 0 takes a free one.
-        grpc_socket_path: Unix socket on which gRPC is answered as well; None: none.
         poll_seconds: seconds between two checks for new versions.
-        cors: let pages of other origins ask over REST.
-        tensor_content: answer over gRPC with bytes instead of typed fields.
         limits: a `Limits`; None takes the defaults.
+        ways: a `Ways`; None takes the defaults.
 
     Attributes:
         rest_port, grpc_port: where it listens, once entered.
         models: the `ServedModels`.
 
     Raises:
-        InputError: on entry; a port is taken, or a model has no version that loads.
+        InputError: on entry; a port is taken, a model has no version that loads, or a certificate
+            cannot be read.
     """
 
     def __init__(
@@ -44,21 +42,19 @@ class ModelServer:
         host: str = "127.0.0.1",
         rest_port: int = 0,
         grpc_port: int = 0,
-        grpc_socket_path: str | None = None,
         poll_seconds: float = 1.0,
-        cors: bool = False,
-        tensor_content: bool = False,
         limits: Limits | None = None,
+        ways: Ways | None = None,
     ):
         self.host, self.rest_port, self.grpc_port = host, rest_port, grpc_port
         self.models = served_models.ServedModels(models, poll_seconds=poll_seconds)
-        self._socket_path, self._cors, self._tensor_content = grpc_socket_path, cors, tensor_content
-        self._limits = limits or Limits()
+        self._limits, self._ways = limits or Limits(), ways or Ways()
         self._running = contextlib.ExitStack()
 
     def __enter__(self) -> "ModelServer":
         """Loads the models, then listens."""
         limits = self._limits
+        grpc_front.credentials(self._ways.ssl_config)  # a fault is told before models are loaded
         with contextlib.ExitStack() as stack:
             rest_socket = stack.enter_context(_listen(self.host, self.rest_port))
             grpc_socket = stack.enter_context(_listen(self.host, self.grpc_port))
@@ -67,14 +63,10 @@ class ModelServer:
             )
             stack.enter_context(self.models)
             queue = stack.enter_context(WorkQueue(limits.queue, limits.workers))
-            service = Service(self.models, queue, limits, tensor_content=self._tensor_content)
+            service = Service(self.models, queue, limits, self._ways)
             grpc_socket.close()  # it held the port while the models were loading
-            host = f"[{self.host}]" if ":" in self.host else self.host
-            addresses = [f"{host}:{self.grpc_port}"]
-            if self._socket_path is not None:
-                addresses.append(f"unix:{os.path.abspath(self._socket_path)}")
-            stack.enter_context(grpc_front.running(service, addresses))
-            stack.enter_context(rest_front.running(service, rest_socket, cors=self._cors))
+            stack.enter_context(grpc_front.running(service, self.host, self.grpc_port))
+            stack.enter_context(rest_front.running(service, rest_socket))
             self._running = stack.pop_all()
         return self
 

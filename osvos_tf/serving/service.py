@@ -26,7 +26,6 @@ from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2
 
 from osvos_tf.serving import served_models
 from osvos_tf.serving import tf_serving_messages as messages
-from osvos_tf.serving.model_config import ModelConfig
 
 _IMAGES = "image_bytes"  # the input whose size in pixels is known only from the images' headers
 _HELPERS = 2
@@ -56,6 +55,25 @@ class Limits:
     pixels: int = 10_000_000
     read_seconds: float = 60.0
     grace_seconds: float = 30.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Ways:
+    """How a server may be asked, and how it answers, beside its two ports; each as TF Serving has.
+
+    Attributes:
+        grpc_socket_path: Unix socket on which gRPC is answered as well.
+        ssl_config: file of an `SSLConfig` in text form; gRPC's port is then encrypted.
+        channel_arguments: of gRPC's server, such as {"grpc.max_connection_age_ms": 60000}.
+        cors: let pages of other origins ask over REST.
+        tensor_content: answer over gRPC with bytes instead of typed fields.
+    """
+
+    grpc_socket_path: str | None = None
+    ssl_config: str | None = None
+    channel_arguments: Mapping[str, int | str] = dataclasses.field(default_factory=dict)
+    cors: bool = False
+    tensor_content: bool = False
 
 
 class WorkQueue:
@@ -122,7 +140,7 @@ class Service:
         models: `ServedModels`.
         queue: `WorkQueue`.
         limits: `Limits`.
-        tensor_content: answer over gRPC with bytes instead of typed fields.
+        ways: `Ways`.
     """
 
     def __init__(
@@ -130,11 +148,9 @@ class Service:
         models: served_models.ServedModels,
         queue: WorkQueue,
         limits: Limits,
-        *,
-        tensor_content: bool = False,
+        ways: Ways,
     ):
-        self.models, self.queue, self.limits = models, queue, limits
-        self.tensor_content = tensor_content
+        self.models, self.queue, self.limits, self.ways = models, queue, limits, ways
         self.metrics = prometheus_client.CollectorRegistry()
         self._requests = prometheus_client.Counter(
             "osvos_requests",
@@ -167,7 +183,6 @@ class Service:
             registry=self.metrics,
             buckets=_MICROSECONDS,
         )
-        self._watch_versions()
 
     @contextlib.contextmanager
     def predict_request(self, name: str, protocol: str) -> Iterator[None]:
@@ -197,15 +212,11 @@ class Service:
 
     def metrics_page(self) -> bytes:
         """Returns all metrics as Prometheus reads them."""
+        self._watch_versions()
         page = prometheus_client.generate_latest(self.metrics)
         # The library calls every counter ..._total, and TF Serving does not.
         gauge, counter = (f"# TYPE {_REQUEST_COUNT} {kind}\n" for kind in ("gauge", "counter"))
         return page.replace(gauge.encode(), counter.encode())
-
-    def replace_models(self, configs: Mapping[str, ModelConfig]) -> None:
-        """Serves other models from now on, see `ServedModels.replace`."""
-        self.models.replace(configs)
-        self._watch_versions()
 
     def _watch_versions(self) -> None:
         self._versions.clear()

@@ -66,6 +66,33 @@ def test_serving_until_a_signal(saved_models):
 
 
 @pytest.mark.slow
+def test_a_configuration_that_changes(saved_models, tmp_path):
+    def write(*names):
+        models = (f'config {{ name: "{n}" base_path: "{saved_models / n}" }}' for n in names)
+        config.write_text(f"model_config_list {{ {' '.join(models)} }}")
+
+    def status(name):
+        return requests.get(f"{url}/v1/models/{name}", timeout=SECONDS).status_code
+
+    config = tmp_path / "models.config"
+    write("dog")
+    ports = ["--rest_port=0", "--grpc_port=0"]
+    with start(f"--model_config={config}", "--config_poll_seconds=0.1", *ports) as process:
+        said = [process.stdout.readline() for _ in range(3)]
+        url = said[1].removeprefix("REST: ").partition("/v1/")[0]
+        assert (status("dog"), status("cat")) == (200, 404)
+        write("cat", "dog")
+        toy_model.wait_until(lambda: status("cat") == 200)
+        config.write_text("model_config_list {")  # half-written
+        write("cat")
+        toy_model.wait_until(lambda: status("dog") == 404)
+        assert status("cat") == 200
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=SECONDS)
+    assert "has changed: cat" in err and "Traceback" not in err
+
+
+@pytest.mark.slow
 def test_interrupted(saved_models):
     flags = [f"--model_config={saved_models / 'models.config'}", "--rest_port=0", "--grpc_port=0"]
     with start(*flags) as process:
@@ -101,6 +128,8 @@ def test_exit_status_of_a_users_mistake(tmp_path):
         (["--model=dog:a", "--model=dog:b"], "its own name"),
         (["--model=dog:a", "--max_megapixels=0"], "--max_megapixels"),
         (["--model=dog:a", "--poll_seconds=0"], "--poll_seconds"),
+        (["--model=dog:a", "--grpc_channel_arguments=max=5"], "grpc.NAME=VALUE"),
+        (["--model=dog:a", "--ssl_config=none.config"], "SSLConfig"),
         (["--model=dog:a"], "does not exist"),
         (["--model=dog:a", "--host=no such host"], "Cannot listen"),
     ],

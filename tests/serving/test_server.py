@@ -13,6 +13,7 @@ import json
 import shutil
 import socket
 import struct
+import subprocess
 import threading
 import tracemalloc
 import weakref
@@ -23,6 +24,7 @@ import numpy as np
 import pytest
 import requests
 import tensorflow as tf
+from google.protobuf import text_format
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from PIL import Image
 from tensorflow_serving.apis import (
@@ -34,7 +36,7 @@ from tensorflow_serving.apis import (
 )
 
 from osvos_tf.errors import InputError
-from osvos_tf.serving import served_models, service
+from osvos_tf.serving import grpc_front, served_models, service
 from osvos_tf.serving import server as model_server
 from support import toy_model
 
@@ -450,7 +452,7 @@ def test_two_servers_do_not_share_a_port(start):
 
 def test_bytes_instead_of_typed_fields(base):
     with (
-        model_server.ModelServer({"dog": base}, tensor_content=True) as server,
+        model_server.ModelServer({"dog": base}, ways=service.Ways(tensor_content=True)) as server,
         grpc_predict(server) as predict,
     ):
         masks = predict().result().outputs["masks"]
@@ -463,7 +465,7 @@ def test_pages_of_other_origins(base, start):
     plain = start()
     assert allowed not in post(plain, headers=origin).headers
     assert requests.options(url(plain), headers=origin, timeout=SECONDS).status_code == 400
-    with model_server.ModelServer({"dog": base}, cors=True) as server:
+    with model_server.ModelServer({"dog": base}, ways=service.Ways(cors=True)) as server:
         answer = requests.options(url(server), headers=origin, timeout=SECONDS)
         assert answer.status_code == 200 and answer.headers[allowed] == "*"
         assert answer.headers["Access-Control-Allow-Methods"] == "POST, GET"
@@ -473,7 +475,7 @@ def test_pages_of_other_origins(base, start):
 
 def test_a_unix_socket(base, tmp_path):
     path = tmp_path / "serving.sock"
-    with model_server.ModelServer({"dog": base}, grpc_socket_path=str(path)):
+    with model_server.ModelServer({"dog": base}, ways=service.Ways(grpc_socket_path=str(path))):
         with grpc.insecure_channel(f"unix:{path}") as channel:
             stub = model_service_pb2_grpc.ModelServiceStub(channel)
             request = get_model_status_pb2.GetModelStatusRequest()
@@ -535,3 +537,34 @@ def test_other_models_by_a_request(start, base, tmp_path):
         request.config.Clear()
         with pytest.raises(grpc.RpcError, match="Only ModelConfigList is currently supported"):
             reload(request, timeout=SECONDS)
+
+
+def test_grpc_by_tls_and_with_channel_arguments(base, tmp_path):
+    if shutil.which("openssl") is None:
+        pytest.skip("there is no openssl")
+    key, certificate, config = (tmp_path / name for name in ("key", "certificate", "ssl.config"))
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost",
+         "-days", "1", "-keyout", str(key), "-out", str(certificate)],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    message = grpc_front.ssl_config()
+    message.server_key, message.server_cert = key.read_text(), certificate.read_text()
+    config.write_text(text_format.MessageToString(message))
+    arguments = {"grpc.max_connection_age_ms": 60_000}
+    ways = service.Ways(ssl_config=str(config), channel_arguments=arguments)
+    with model_server.ModelServer({"dog": base}, ways=ways) as server:
+        secure = grpc.ssl_channel_credentials(certificate.read_bytes())
+        with grpc.secure_channel(f"localhost:{server.grpc_port}", secure) as channel:
+            stub = model_service_pb2_grpc.ModelServiceStub(channel)
+            request = get_model_status_pb2.GetModelStatusRequest()
+            request.model_spec.name = "dog"
+            assert stub.GetModelStatus(request, timeout=SECONDS).model_version_status
+        with grpc_predict(server) as predict:
+            assert predict().code() is grpc.StatusCode.UNAVAILABLE  # in the clear
+    config.write_text("server_key: ''")
+    with (
+        pytest.raises(InputError, match="no server_key"),
+        model_server.ModelServer({"dog": base}, ways=ways),
+    ):
+        pass
