@@ -83,6 +83,8 @@ def read_json(path: str | os.PathLike, most: int | None = None) -> object:
     """
     path = Path(path)
     most = MAX_JSON_BYTES if most is None else most
+    if path.exists() and not path.is_file():
+        raise ValueError("it is no regular file")
     if path.stat().st_size > most:
         raise ValueError(f"it has more than {most} bytes, which is the limit")
     try:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import os
 import shutil
 import struct
 import zlib
@@ -18,7 +19,7 @@ from PIL import Image
 from tensorflow.core.framework import tensor_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 
-from osvos_tf import results
+from osvos_tf import files, results
 from osvos_tf.data import davis, tfrecord
 from osvos_tf.data.tfrecord_writer import _example, _read_jpeg
 from osvos_tf.errors import InputError
@@ -142,6 +143,32 @@ def test_programs_are_no_pictures(tmp_path):
     )
     with pytest.raises(InputError, match="cannot be read"):
         open_frames(tmp_path)
+
+
+@pytest.mark.parametrize("size", [(2, 8000), (8000, 2), (1, 17)])
+def test_strips_are_refused(tmp_path, size):
+    """A network looks at frames of one height, at which a strip would know no bound."""
+    path = tmp_path / "strip.png"
+    path.write_bytes(encoded(np.zeros((*size, 3), np.uint8), "PNG"))
+    with pytest.raises(InputError, match="no side may be 16 times the other"):
+        images.read_image(path)
+    with pytest.raises(InputError, match="no side may be 16 times the other"):
+        read_mask(path)
+    with pytest.raises(InputError, match="no side may be 16 times the other"):
+        open_frames(tmp_path).check()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+@pytest.mark.parametrize("suffix", [".png", ".mp4", ".npy", ".json", ".txt", ".gif", ".tif"])
+def test_pipes_are_no_files(tmp_path, suffix):
+    """Nobody writes into this one: who opens it waits for ever."""
+    pipe = tmp_path / f"pipe{suffix}"
+    os.mkfifo(pipe)
+    for read in (read_mask, open_frames, worklist.read_list, images.read_image):
+        with pytest.raises(InputError):
+            read(pipe)
+    with pytest.raises(ValueError, match="no regular file"):
+        files.read_json(pipe)
 
 
 # --- videos ---------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ from osvos_tf.errors import InputError, describe_os_error
 
 T = TypeVar("T")
 
+_OUT_OF_MEMORY = ("ResourceExhaustedError",)  # TensorFlow's, which may not be loaded
 _HELP = {"-h", "-help", "--help", "--helpfull", "--helpshort"}
 _STOPPED = {signal.SIGINT: "interrupted.", signal.SIGTERM: "terminated."}
 _BROKEN_PIPE = 141  # 128 + SIGPIPE, which Python ignores
@@ -201,6 +202,13 @@ def _judge(error: BaseException) -> tuple[object, int | None]:
         return error, 3
     if isinstance(error, (InputError, flags.Error, FloatingPointError)):
         return error, 2
+    if isinstance(error, MemoryError) or type(error).__name__ in _OUT_OF_MEMORY:
+        return (
+            "out of memory. It needs 2 to 4 GB, and 0.9 GB more for each million pixels that the "
+            "network looks at: end other programs, or let it look at less (--height, where there "
+            "is one).",
+            2,
+        )
     if isinstance(error, OSError) and (error.filename or error.errno):
         return describe_os_error(error), 2
     return "", None

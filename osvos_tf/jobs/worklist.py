@@ -102,6 +102,8 @@ def read_list(
     """
     path = pathlib.Path(path)
     root = path.parent if root is None else pathlib.Path(root)
+    if path.exists() and not path.is_file():
+        raise InputError(f"The list {path} is no file. Wanted a text file: FRAMES MASK a line.")
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:

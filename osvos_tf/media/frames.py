@@ -33,6 +33,10 @@ def open_frames(path: str | os.PathLike) -> Frames:
         raise InputError(
             f"Wanted frames, but '{path}' does not exist. Name a folder of images or a video file."
         )
+    if not path.is_file():
+        raise InputError(
+            f"Wanted frames, but '{path}' is a pipe or a device. Save the video as a file first."
+        )
     if path.suffix.lower() in (*IMAGE_SUFFIXES, ".apng"):
         if read_header(path).has_pages:
             return PageFrames(path)

@@ -22,6 +22,8 @@ IMAGE_SUFFIXES = (
 # Larger frames and masks are refused before they are decoded, as what they claim to be may be made
 # up: a PNG of a few KB can unpack to gigabytes. 8K video has half of it.
 MAX_PIXELS = 2**26
+# A network looks at frames of one height, whatever theirs is: a strip becomes a very long one.
+MAX_RATIO = 16
 
 _EXIF_ORIENTATION = 0x0112
 _EXIF_ORIENTATIONS = range(2, 9)  # 1 is upright, what is above means nothing
@@ -106,6 +108,8 @@ def open_image(source: str | os.PathLike | BinaryIO) -> Iterator[Image.Image]:
     Raises:
         ValueError: more than `MAX_PIXELS`; or one of Pillow's many exceptions.
     """
+    if isinstance(source, (str, os.PathLike)) and os.path.exists(source):
+        require_file(source)
     try:
         image = Image.open(source, formats=_FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -116,11 +120,18 @@ def open_image(source: str | os.PathLike | BinaryIO) -> Iterator[Image.Image]:
 
 
 def require_pixels(width: int, height: int) -> None:
-    """Raises ValueError if a picture of that size has more than `MAX_PIXELS`."""
+    """Raises ValueError if a picture of that size is larger or longer than the limits."""
+    size = describe_size((height, width))
     if width * height > MAX_PIXELS:
-        raise ValueError(
-            f"it is {describe_size((height, width))}, more than the limit of {MAX_PIXELS} pixels"
-        )
+        raise ValueError(f"it is {size}, more than the limit of {MAX_PIXELS} pixels")
+    if max(width, height) > MAX_RATIO * min(width, height):
+        raise ValueError(f"it is {size}, and no side may be {MAX_RATIO} times the other")
+
+
+def require_file(path: str | os.PathLike) -> None:
+    """Raises ValueError if what lies there is no file: a pipe or a device may never end."""
+    if not os.path.isfile(path):
+        raise ValueError("it is no regular file")
 
 
 @contextlib.contextmanager

@@ -143,6 +143,8 @@ def _read_labels(path: Path, threshold: float | None, frame: str | None) -> tupl
         raise InputError(f"Wanted a mask, but '{path}' is a folder. Name one of its files.")
     if not path.exists():
         raise InputError(f"Wanted a mask, but '{path}' does not exist. Name a PNG.")
+    if not path.is_file():
+        raise InputError(f"Wanted a mask, but '{path}' is no regular file. Name a PNG.")
     suffix = path.suffix.lower()
     if suffix in annotations.SUFFIXES:
         return _read_tool_file(path, frame), True
@@ -293,7 +295,7 @@ def check_png(path: str | os.PathLike, size: tuple[int, int]) -> None:
         InputError: the file is missing, truncated, not a PNG, or of another size.
     """
     path = Path(path)
-    with reading(path), Image.open(path) as image:
+    with reading(path), open_image(path) as image:
         image.load()
         width, height = image.size
         if image.format != "PNG":

@@ -12,6 +12,7 @@ from osvos_tf import runtime  # noqa: F401 (before Keras: it decides what that r
 # isort: split
 import h5py
 import keras
+import numpy as np
 import tensorflow as tf
 
 from osvos_tf.errors import InputError
@@ -126,6 +127,9 @@ def load_model(path: str | os.PathLike[str]) -> keras.Model:
     except Exception as error:  # a graph that does not fit together fails anywhere inside Keras
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path} cannot be loaded as a Keras model: {reason}") from error
+    for layer in model.layers:
+        if not all(np.isfinite(array).all() for array in layer.get_weights()):
+            raise InputError(f"{path} is damaged: weights of {layer.name} are not finite numbers.")
     objects = next(iter(shapes.values()), (0,))[-1]
     if shapes != dict.fromkeys(OUTPUTS, (1, *_PROBE_SIZE, objects)):
         raise InputError(

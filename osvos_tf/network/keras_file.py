@@ -20,6 +20,7 @@ from osvos_tf.errors import InputError
 # Most bytes of each member, unpacked. VGG16 at full width has 60 MB of weights.
 MEMBERS = {"metadata.json": 2**16, "config.json": 2**20, "model.weights.h5": 2**31}
 MAX_WEIGHTS = 2**29  # numbers
+_BESIDE = 2**20  # numbers beside kernels: biases, and what Keras 2 keeps of an optimizer
 MAX_HEIGHT = 2**13  # pixels of `working_height`
 MAX_OBJECTS = 254  # ids of a mask but for 0, background, and 255, void
 
@@ -57,10 +58,10 @@ def check(path: str | os.PathLike[str]) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             _check_members(archive)
-            _check_config(json.loads(archive.read("config.json")))
-            with h5py.File(io.BytesIO(archive.read("model.weights.h5")), "r") as weights:
-                _check_weights(weights)
-    except _Refused as refused:
+            most = _check_config(json.loads(_read(archive, "config.json")))
+            with h5py.File(io.BytesIO(_read(archive, "model.weights.h5")), "r") as weights:
+                check_arrays(weights, most)
+    except Refused as refused:
         raise InputError(
             f"{path} is refused: {refused}. Wanted a .keras file that this package wrote; its "
             "limits are in SECURITY.md."
@@ -77,7 +78,7 @@ def colour_scale(path: str | os.PathLike[str]) -> float | None:
     try:
         with zipfile.ZipFile(path) as archive:
             _check_members(archive)
-            config = json.loads(archive.read("config.json"))
+            config = json.loads(_read(archive, "config.json"))
             _check_config(config)
         layers = {layer["name"]: layer["config"] for layer in config["config"]["layers"]}
         return float(layers["preprocess"]["scale"])
@@ -85,26 +86,36 @@ def colour_scale(path: str | os.PathLike[str]) -> float | None:
         return None
 
 
-class _Refused(Exception):
+class Refused(ValueError):
     """The file is readable, but holds something that is not allowed."""
 
 
 def _check_members(archive: zipfile.ZipFile) -> None:
     members = {member.filename: member.file_size for member in archive.infolist()}
     if set(members) != set(MEMBERS) or len(members) != len(archive.infolist()):
-        raise _Refused(f"it holds the members {_list(members)}, wanted {_list(MEMBERS)}, each once")
-    for name, size in members.items():
-        if size > MEMBERS[name]:
-            raise _Refused(f"{name} unpacks to {size} bytes, the limit is {MEMBERS[name]}")
+        raise Refused(f"it holds the members {_list(members)}, wanted {_list(MEMBERS)}, each once")
+    for member in archive.infolist():
+        size, most = member.file_size, MEMBERS[member.filename]
+        if size > most:
+            raise Refused(f"{member.filename} unpacks to {size} bytes, the limit is {most}")
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise Refused(f"{member.filename} is packed in a way that Keras does not use")
 
 
-def _check_config(config: Any) -> None:
+def _read(archive: zipfile.ZipFile, name: str) -> bytes:
+    """Returns a member of a checked archive; what unpacks to more than it claims is damaged."""
+    with archive.open(name) as file:
+        return file.read(archive.getinfo(name).file_size + 1)
+
+
+def _check_config(config: Any) -> int:
+    """Checks a network's description; returns the most numbers that its weights can be."""
     if not isinstance(config, dict) or config.get("class_name") != "Functional":
-        raise _Refused("it does not hold a functional model")
+        raise Refused("it does not hold a functional model")
     _check_origin(config, _NETWORK)
     layers = config["config"]["layers"]
     if len(layers) > _MOST_LAYERS:
-        raise _Refused(f"it has {len(layers)} layers, the limit is {_MOST_LAYERS}")
+        raise Refused(f"it has {len(layers)} layers, the limit is {_MOST_LAYERS}")
     waiting = [{**config, "class_name": None}]
     while waiting:
         value = waiting.pop()
@@ -123,13 +134,14 @@ def _check_config(config: Any) -> None:
         math.prod(layer["kernel_size"]) * widest * layer["filters"] for layer in convolutions
     )
     if weights > MAX_WEIGHTS:
-        raise _Refused(f"it has up to {weights} weights, the limit is {MAX_WEIGHTS}")
+        raise Refused(f"it has up to {weights} weights, the limit is {MAX_WEIGHTS}")
+    return weights + _BESIDE
 
 
 def _check_class(value: dict[str, Any]) -> None:
     name = value["class_name"]
     if name not in _CLASSES:
-        raise _Refused(f"it holds the class {name!r}, which none of our networks has")
+        raise Refused(f"it holds the class {name!r}, which none of our networks has")
     _check_origin(value, _CLASSES[name])
 
 
@@ -137,7 +149,7 @@ def _check_origin(value: dict[str, Any], modules: Sequence[str | None]) -> None:
     name, module = value["class_name"], value.get("module")
     registered = value.get("registered_name")
     if module not in modules or registered not in (None, name, f"osvos_tf>{name}"):
-        raise _Refused(f"its class {name!r} comes from {module!r} ({registered!r})")
+        raise Refused(f"its class {name!r} comes from {module!r} ({registered!r})")
 
 
 def _check_values(class_name: str, values: Mapping[str, Any]) -> None:
@@ -145,7 +157,7 @@ def _check_values(class_name: str, values: Mapping[str, Any]) -> None:
     for key, is_good in _SETTINGS.get(class_name, {}).items():
         value = values[key] if key in values else _SILENT[key]
         if not is_good(value):
-            raise _Refused(f"{key} of a {class_name} is {value!r}")
+            raise Refused(f"{key} of a {class_name} is {value!r}")
 
 
 def _is_whole(value: Any, most: int) -> bool:
@@ -185,30 +197,38 @@ _SETTINGS: dict[str, dict[str, Callable[[Any], bool]]] = {
 _SILENT = {"objects": 1}
 
 
-def _check_weights(file: h5py.File) -> None:
-    """Walks all links of an HDF5 file; allows only plain arrays that lie in it."""
+def check_arrays(file: h5py.File, most: int = MAX_WEIGHTS) -> None:
+    """Walks all links of an HDF5 file; allows only plain arrays that lie in it.
+
+    Args:
+        file: any HDF5 file.
+        most: numbers in all of them.
+
+    Raises:
+        Refused: it holds something else.
+    """
     numbers, waiting = 0, [file]
     seen: set[int] = set()  # addresses in the file
     while waiting:
         group = waiting.pop()
         for name in group:
             if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-                raise _Refused(f"its weights {name!r} are a link to elsewhere")
+                raise Refused(f"its weights {name!r} are a link to elsewhere")
             item = group[name]
             address = h5py.h5o.get_info(item.id).addr
             if address in seen:
                 continue
             seen.add(address)
             if len(seen) > _MOST_OBJECTS:
-                raise _Refused(f"its weights are more than {_MOST_OBJECTS} objects")
+                raise Refused(f"its weights are more than {_MOST_OBJECTS} objects")
             if isinstance(item, h5py.Group):
                 waiting.append(item)
                 continue
             if item.is_virtual or item.external or item.dtype.kind not in "fiu":
-                raise _Refused(f"its weights {name!r} are not a plain array of numbers")
+                raise Refused(f"its weights {name!r} are not a plain array of numbers")
             numbers += item.size
-            if numbers > MAX_WEIGHTS:
-                raise _Refused(f"its weights are more than {MAX_WEIGHTS} numbers")
+            if numbers > most:
+                raise Refused(f"its weights are more than {most} numbers")
 
 
 def _list(names: Iterable[str]) -> str:

@@ -116,6 +116,9 @@ class Upsample(keras.layers.Layer):
         return {**super().get_config(), "stride": self.stride, "crop": self.crop}
 
 
+_MOST_HEIGHTS = 16  # of a resized image's width, as a multiple of its height
+
+
 @register
 class ResizeToHeight(keras.layers.Layer):
     """Resizes images to a fixed height in pixels, their shape kept; bilinear, without aliasing.
@@ -135,7 +138,9 @@ class ResizeToHeight(keras.layers.Layer):
         """Maps [batch, height, width, 3] to float32 [batch, scaled height, scaled width, 3]."""
         size = tf.shape(images)[1:3]
         scaled = tf.round(size * self.height / (self.frame_height or size[0]))
-        return tf.image.resize(images, tf.maximum(1, tf.cast(scaled, tf.int32)), antialias=True)
+        # What a strip of a few rows would become knows no bound otherwise.
+        scaled = tf.clip_by_value(scaled, 1, _MOST_HEIGHTS * self.height)
+        return tf.image.resize(images, tf.cast(scaled, tf.int32), antialias=True)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         """The height, fixed for whole frames; the width depends on the image."""

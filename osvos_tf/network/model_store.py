@@ -35,6 +35,9 @@ ENCODED_SIGNATURE = "encoded"  # image_bytes -> mask_bytes
 CONFIG_FILE = "models.config"
 MODELS_ROOT = "/models"  # where the tensorflow/serving image looks for models
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"  # in a version: records of PredictionLog
+FACTS_FILE = "assets.extra/osvos.json"  # in a version: what servers may want to know of it
+_HEIGHT = "working_height"
+_USUAL_HEIGHT = 256
 _NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"  # what needs no escaping in a URL and in models.config
 
 # What counts in the text form of a message: comments and strings may hold braces.
@@ -124,6 +127,24 @@ def _taken(folder: pathlib.Path, version: int | None) -> str:
         f"Version {version} of {folder} exists. A server may be using it, so it is not replaced: "
         "leave `version` out to take the next number."
     )
+
+
+def write_facts(version: pathlib.Path, working_height: int | None) -> None:
+    """Writes into a version's folder at which height in pixels the network looks at images."""
+    files.write_json(version / FACTS_FILE, {_HEIGHT: working_height})
+
+
+def read_working_height(version: pathlib.Path) -> int:
+    """Returns what `write_facts` wrote, or a usual height.
+
+    1 stands for a network that takes images as they come.
+    """
+    try:
+        facts = files.read_json(version / FACTS_FILE)
+    except (OSError, ValueError):
+        return _USUAL_HEIGHT
+    height = facts.get(_HEIGHT, _USUAL_HEIGHT) if isinstance(facts, dict) else _USUAL_HEIGHT
+    return height if type(height) is int and height > 0 else 1
 
 
 def read_config(path: pathlib.Path) -> Message:

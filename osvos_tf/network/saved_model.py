@@ -38,6 +38,7 @@ from osvos_tf.network.model_store import (
     read_config,
     serving_api,
     write_configs,
+    write_facts,
 )
 
 _ABANDONED = 3600.0  # seconds after which a version that is not finished never will be
@@ -90,6 +91,7 @@ def export_saved_model(
         ids = ids if ids and count > 1 else range(1, count + 1)
         _save(_signatures(*predictors, threshold=threshold, ids=ids), temporary)
         _write_warmup(temporary / WARMUP_FILE, folder.name)
+        write_facts(temporary, model.working_height(network))
         files.flush_to_disk_all(temporary)
         path = publish(temporary, folder, version)
     except tf.errors.OpError as error:

@@ -141,10 +141,12 @@ def _predict(
     spec = _spec(request)
     with service.predict_request(spec.name, "grpc"):
         servable = service.models[spec.name].servable(_version(spec))
-        inputs = {
-            name: messages.from_proto(name, proto, service.limits.request_bytes)
-            for name, proto in request.inputs.items()
-        }
+        # Names first: a message of a few bytes can claim many large arrays.
+        servable.check_names(spec.signature_name, request.inputs)
+        inputs, left = {}, service.limits.request_bytes
+        for name, proto in request.inputs.items():
+            inputs[name] = messages.from_proto(name, proto, left)
+            left -= inputs[name].nbytes
         call = spec.signature_name, inputs, list(request.output_filter)
         service.check(servable, *call)
         future = service.queue.submit(servable.run, *call)

@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import grpc
@@ -20,7 +20,12 @@ from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
 from osvos_tf.errors import InputError
-from osvos_tf.network.model_store import DEFAULT_SIGNATURE, WARMUP_FILE, find_versions
+from osvos_tf.network.model_store import (
+    DEFAULT_SIGNATURE,
+    WARMUP_FILE,
+    find_versions,
+    read_working_height,
+)
 from osvos_tf.serving import tf_serving_messages as messages
 from osvos_tf.serving.model_config import ModelConfig
 
@@ -34,6 +39,7 @@ class Servable:
     Attributes:
         name, version: what it is called.
         signature_defs: {signature: `SignatureDef`}.
+        working_height: pixels at which the network looks at images.
     """
 
     def __init__(self, name: str, version: int, folder: Path):
@@ -42,6 +48,7 @@ class Servable:
         saved_model.ParseFromString((folder / "saved_model.pb").read_bytes())
         (graph,) = [g for g in saved_model.meta_graphs if "serve" in g.meta_info_def.tags]
         self.signature_defs = dict(graph.signature_def)
+        self.working_height = read_working_height(folder)
         self._model = tf.saved_model.load(os.fspath(folder))
         self._warm_up(folder / WARMUP_FILE)
 
@@ -54,6 +61,16 @@ class Servable:
                 f'Serving signature name: "{name}" not found in signature def',
             )
         return self.signature_defs[name]
+
+    def check_names(self, signature_name: str, names: Iterable[str]) -> None:
+        """Raises RequestError unless these are the names of a signature's inputs."""
+        wanted, found = set(self.signature(signature_name).inputs), set(names)
+        if wanted != found:
+            raise messages.invalid(
+                f"input size does not match signature: {len(found)}!={len(wanted)}. "
+                f"Sent extra: {sorted(found - wanted)}. Missing but required: "
+                f"{sorted(wanted - found)}."
+            )
 
     def check(
         self,
@@ -69,12 +86,7 @@ class Servable:
             output_filter: names of the outputs wanted; empty for all.
         """
         signature = self.signature(signature_name)
-        missing, extra = set(signature.inputs) - set(inputs), set(inputs) - set(signature.inputs)
-        if missing or extra:
-            raise messages.invalid(
-                f"input size does not match signature: {len(inputs)}!={len(signature.inputs)}. "
-                f"Sent extra: {sorted(extra)}. Missing but required: {sorted(missing)}."
-            )
+        self.check_names(signature_name, inputs)
         for name, array in inputs.items():
             _check_input(name, array, signature.inputs[name])
         for name in output_filter:

@@ -12,7 +12,6 @@ import dataclasses
 import functools
 import io
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,10 +23,13 @@ import prometheus_client
 from PIL import Image
 from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2
 
+from osvos_tf.media.images import MAX_RATIO, describe_size
 from osvos_tf.serving import served_models
 from osvos_tf.serving import tf_serving_messages as messages
 
 _IMAGES = "image_bytes"  # the input whose size in pixels is known only from the images' headers
+_SCAN, _MOST_SCANS = b"\xff\xda", 100  # of a JPEG; progressive ones have about ten
+_ENDLESS = 2**20  # pixels a side: no limit lets them pass
 _HELPERS = 2
 T = TypeVar("T")
 _REQUEST_COUNT = ":tensorflow:serving:request_count"
@@ -234,11 +236,13 @@ class Service:
     ) -> None:
         """Raises RequestError unless a request fits the signature and the limits."""
         servable.check(signature_name, inputs, output_filter)
-        pixels = sum(_count_pixels(name, array) for name, array in inputs.items())
+        height = servable.working_height
+        pixels = sum(_count_pixels(name, array, height) for name, array in inputs.items())
         if pixels > self.limits.pixels:
             raise messages.invalid(
-                f"A request may have {self.limits.pixels} pixels in all its images together, this "
-                f"one has {pixels}. Send fewer or smaller images, or raise the server's limit."
+                f"A request may have {self.limits.pixels} pixels in all its images together, as "
+                f"the network sees them, this one has {pixels:.0f}. Send fewer or smaller images, "
+                "or raise the server's limit."
             )
 
     def status(
@@ -282,20 +286,48 @@ def _run_call(call: list[Any]) -> Any:
     return function(*arguments)
 
 
-def _count_pixels(name: str, array: np.ndarray) -> float:
-    """Returns the number of pixels in an input: a batch of images, decoded or encoded."""
+def _count_pixels(name: str, array: np.ndarray, height: int) -> float:
+    """Returns the pixels of an input, a batch of images, decoded or encoded, as they are computed.
+
+    Args:
+        name: of the input.
+        array: its value.
+        height: at which the network looks at images: small ones are enlarged.
+
+    Raises:
+        RequestError: INVALID_ARGUMENT, an image is none, or a strip.
+    """
     if name == _IMAGES:
-        return sum(_count_encoded_pixels(index, item) for index, item in enumerate(array.flat))
-    return math.prod(array.shape[:3]) if array.ndim == 4 else 0
+        sizes = [_encoded_size(index, item) for index, item in enumerate(array.flat)]
+    else:
+        sizes = [array.shape[1:3]] * array.shape[0] if array.ndim == 4 else []
+    return sum(_computed_pixels(*size, height) for size in sizes)
 
 
-def _count_encoded_pixels(index: int, encoded: bytes) -> float:
-    """Returns width x height of a JPEG or PNG image. Only its header is read."""
+def _computed_pixels(height: int, width: int, seen: int) -> float:
+    """Returns the larger one of an image's size and what the network makes of it."""
+    least = max(1, min(height, width))
+    if max(height, width) > MAX_RATIO * least:
+        raise messages.invalid(
+            f"An image is {describe_size((height, width))}. No side may be {MAX_RATIO} times the "
+            "other."
+        )
+    return max(height * width, seen * seen * width / max(1, height))
+
+
+def _encoded_size(index: int, encoded: bytes) -> tuple[int, int]:
+    """Returns (height, width) of a JPEG or PNG image. Only its header is read."""
     try:
         with Image.open(io.BytesIO(encoded), formats=("JPEG", "PNG")) as image:
-            return math.prod(image.size)
+            width, height = image.size
+            if encoded.count(_SCAN) > _MOST_SCANS and image.format == "JPEG":
+                raise messages.invalid(
+                    f"{_IMAGES}[{index}] has more than {_MOST_SCANS} scans, each of which is "
+                    "decoded. Save it anew as a baseline JPEG."
+                )
+            return height, width
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        return math.inf
+        return _ENDLESS, _ENDLESS
     except (OSError, ValueError) as error:
         raise messages.invalid(
             f"{_IMAGES}[{index}] has {len(encoded)} bytes and no header of an image. Wanted a JPEG "

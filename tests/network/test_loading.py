@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from osvos_tf.errors import InputError
 from osvos_tf.network import layers, model
-from osvos_tf.network.weights import loading
+from osvos_tf.network.weights import loading, readers
 from osvos_tf.network.weights.loading import (
     IMAGENET_FILE,
     import_network,
@@ -528,3 +528,26 @@ def test_caffe_gives_the_same_logits(osvos, tmp_path):
     theirs = caffe.forward().transpose(0, 2, 3, 1)
     logits = import_network(tmp_path / "parent")(images)["fused"]
     np.testing.assert_allclose(logits, theirs, rtol=1e-4, atol=1e-4 * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize("how", ["raw bytes", "a link"])
+def test_weights_of_another_file_are_not_read(arrays, tmp_path, how):
+    path = tmp_path / "weights.h5"
+    write_notop_file(path, arrays)
+    secret = tmp_path / "secret"
+    secret.write_bytes(bytes(4 * 64))
+    with h5py.File(tmp_path / "other.h5", "w") as other:
+        other["bias"] = np.zeros(64, np.float32)
+    with h5py.File(path, "r+") as file:
+        group = file["block1_conv1"]
+        name = "block1_conv1_b_1:0"
+        del group[name]
+        if how == "a link":
+            group[name] = h5py.ExternalLink(str(tmp_path / "other.h5"), "bias")
+        else:
+            group.create_dataset(name, (64,), "<f4", external=[(str(secret), 0, 4 * 64)])
+    with (
+        pytest.raises(InputError, match=r"a link to elsewhere|not a plain array"),
+        readers.open_arrays(path, "hdf5"),
+    ):
+        pass

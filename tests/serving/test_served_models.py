@@ -175,7 +175,7 @@ def write_warmup(folder, images):
     log = prediction_log_pb2.PredictionLog()
     request = log.predict_log.request
     request.inputs["images"].CopyFrom(tf.make_tensor_proto(images))
-    (folder / "assets.extra").mkdir()
+    (folder / "assets.extra").mkdir(exist_ok=True)
     with tf.io.TFRecordWriter(str(folder / model_store.WARMUP_FILE)) as writer:
         writer.write(log.SerializeToString())
 

@@ -36,6 +36,7 @@ from tensorflow_serving.apis import (
 )
 
 from osvos_tf.errors import InputError
+from osvos_tf.network import model_store
 from osvos_tf.serving import grpc_front, served_models, service
 from osvos_tf.serving import server as model_server
 from support import toy_model
@@ -284,7 +285,8 @@ def test_pixels_are_counted_before_images_are_decoded(start, kind, monkeypatch):
     document["instances"].append(as_base64((1, 1), kind))
     answer = post(server, document)
     assert answer.status_code == 400
-    assert "may have 1000 pixels in all its images together, this one has 1001" in answer.text
+    assert "may have 1000 pixels in all its images together, as the network" in answer.text
+    assert "this one has 1001" in answer.text
     assert "has 1200" in post(server, {"instances": np.zeros((3, 20, 20, 3), int).tolist()}).text
 
 
@@ -294,6 +296,57 @@ def test_small_files_of_large_images(start, side):
     answer = post(server, {"signature_name": "encoded", "instances": [bomb(side)]})
     assert answer.status_code == 400
     assert "1000 pixels" in answer.json()["error"]
+
+
+def test_images_count_as_the_network_sees_them(base, start, monkeypatch):
+    """Small ones are enlarged to its height: 43 bytes can stand for gigabytes."""
+    model_store.write_facts(base / "1", 240)
+    server = start(pixels=10_000_000)
+    monkeypatch.setattr(served_models.Servable, "run", None)
+    with grpc_predict(server) as predict:
+        called = predict(np.zeros((1000, 1, 1, 3), np.uint8))
+        assert called.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert "this one has 57600000" in called.details()
+        called = predict(np.zeros((1, 1, 1000, 3), np.uint8))
+        assert "1000x1 (width x height). No side may be 16 times" in called.details()
+    for instances in ([as_base64((1, 1))] * 300, [as_base64((1000, 1))], [as_base64((1, 1000))]):
+        answer = post(server, {"signature_name": "encoded", "instances": instances})
+        assert answer.status_code == 400 and "Internal" not in answer.text
+
+
+def test_many_claims_in_one_message(start):
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = "dog"
+    for number in range(200):
+        tensor = request.inputs[f"images{number}"]
+        tensor.dtype, tensor.int_val[:] = tf.uint8.as_datatype_enum, [1]
+        tensor.tensor_shape.dim.add(size=64 << 20)
+    server = start()
+    tracemalloc.start()
+    try:
+        with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+            stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+            called = stub.Predict.future(request, timeout=SECONDS)
+            assert called.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_jpeg_with_a_thousand_scans(start, monkeypatch):
+    file = io.BytesIO()
+    Image.new("L", (16, 16)).save(file, "JPEG", progressive=True)
+    data = file.getvalue()
+    start_of_scan = data.rindex(b"\xff\xda")
+    many = data[:start_of_scan] + data[start_of_scan:-2] * 1000 + data[-2:]
+    server = start()
+    monkeypatch.setattr(served_models.Servable, "run", None)
+    document = {
+        "signature_name": "encoded",
+        "instances": [{"b64": base64.b64encode(many).decode()}],
+    }
+    answer = post(server, document)
+    assert answer.status_code == 400 and "more than 100 scans" in answer.json()["error"]
 
 
 def test_requests_in_flight_finish_on_the_old_version(start, base, gate):

@@ -4,6 +4,8 @@ import time
 
 import tensorflow as tf
 
+from osvos_tf.network import model_store
+
 
 class Toy(tf.Module):
     """A pixel's probability is its brightness, times a gain that tells versions apart."""
@@ -33,6 +35,8 @@ def save(folder, gain=1.0):
     toy = Toy(gain)
     signatures = {"serving_default": toy.segment, "encoded": toy.encoded}
     tf.saved_model.save(toy, str(folder), signatures=signatures)
+    (folder / model_store.FACTS_FILE).parent.mkdir()
+    model_store.write_facts(folder, None)  # it takes images as they come
     return folder
 
 

@@ -22,6 +22,7 @@ import tensorflow as tf
 
 from osvos_tf.errors import InputError
 from osvos_tf.formats import caffe_file, matlab, safe_pickle, torch_file
+from osvos_tf.network import keras_file
 
 KINDS = {
     "keras": "a .keras model",
@@ -137,6 +138,7 @@ class _Variable:
 def _open_hdf5(path: pathlib.Path) -> Iterator[dict[str, Any]]:
     """Keras's layout: lists of the layers' and of their weights' names, a group a layer."""
     with h5py.File(path, "r") as file:
+        keras_file.check_arrays(file)
         root = file.get("model_weights", file)
         arrays: dict[str, Any] = {}
         for layer in map(_text, root.attrs.get("layer_names", ())):
