@@ -7,6 +7,7 @@ length that a file merely claims.
 """
 
 import pickletools
+import reprlib
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
@@ -24,6 +25,13 @@ _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _PUTS = {"PUT", "BINPUT", "LONG_BINPUT"}
 _GETS = {"GET", "BINGET", "LONG_BINGET"}
 _NOTHING = {"PROTO", "FRAME", "STOP"}
+
+# Functions make new things of the same ones as often as a pickle says, in a few bytes each. What
+# they are given is charged, an element of text or of a container, against what the file holds.
+_COSTS = {str: 32, bytes: 32, tuple: 16, list: 16, dict: 16}
+_PER_BYTE, _BESIDE = 64, 2**20
+_LONGEST = 200  # characters of a name in a message
+_USUAL_SIZE = 2**26  # of what has no length
 
 
 def load(
@@ -43,7 +51,8 @@ def load(
     Raises:
         ValueError: no pickle, a damaged one, or one that asks for anything else.
     """
-    machine = _Machine(functions or {}, persistent)
+    size = len(file) if hasattr(file, "__len__") else _USUAL_SIZE
+    machine = _Machine(functions or {}, persistent, _BESIDE + _PER_BYTE * size)
     try:
         with warnings.catch_warnings():
             # Of texts in the old form with a stray backslash, as they are in what is no pickle.
@@ -55,11 +64,21 @@ def load(
         raise ValueError(f"damaged pickle ({type(error).__name__}: {error})") from error
 
 
+def shown(value: Any) -> str:
+    """Returns what a message says of a value: never all of one that holds itself many times."""
+    return reprlib.repr(value)
+
+
 class _Machine:
+    """Stack, memo, and a budget that what functions are given is charged to."""
+
     def __init__(
-        self, functions: Mapping[str, Any], persistent: Callable[[Any], Any] | None
+        self,
+        functions: Mapping[str, Any],
+        persistent: Callable[[Any], Any] | None,
+        budget: int,
     ) -> None:
-        self.functions, self.persistent = functions, persistent
+        self.functions, self.persistent, self.budget = functions, persistent, budget
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
@@ -117,6 +136,11 @@ class _Machine:
 
     def _reduce(self) -> None:
         function, arguments = self._pop(2)
+        self.budget -= sum(
+            _COSTS.get(type(value), 0) * len(value) for value in arguments if type(value) in _COSTS
+        )
+        if self.budget < 0:
+            raise ValueError("a pickle that makes far more of its content than it holds")
         self.stack.append(function(*arguments))
 
     def _build(self) -> None:
@@ -147,12 +171,15 @@ class _Machine:
         "BINPERSID": _binpersid,
     }
 
-    def _named(self, module: str, name: str) -> Any:
-        if f"{module}.{name}" not in self.functions:
+    def _named(self, module: Any, name: Any) -> Any:
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise ValueError(f"a pickle that asks for {shown(module)}, which is no name")
+        full = f"{module}.{name}"
+        if full not in self.functions:
             raise ValueError(
-                f"a pickle that asks for {module}.{name}, which no array needs; nothing was run"
+                f"a pickle that asks for {full[:_LONGEST]}, which no array needs; nothing was run"
             )
-        return self.functions[f"{module}.{name}"]
+        return self.functions[full]
 
     def _pop(self, count: int) -> list[Any]:
         values = [self.stack.pop() for _ in range(count)]

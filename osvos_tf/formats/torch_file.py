@@ -193,7 +193,7 @@ def _storage(about: Any, read: Callable[[str], bytes]) -> _Storage:
     if any(view is not None for view in views):
         raise ValueError("storages inside storages")
     if not isinstance(count, int) or count < 0:
-        raise ValueError(f"a storage of {count!r} elements")
+        raise ValueError(f"a storage of {safe_pickle.shown(count)} elements")
     return _Storage(key, dtype, count, read)
 
 

@@ -5,6 +5,7 @@ import contextlib
 import os
 import pathlib
 import pickle
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -147,3 +148,52 @@ def test_a_stray_backslash_is_no_warning():
     """Python itself warns of it, in the old form of texts; whatever comes, we refuse or read."""
     with pytest.raises(ValueError):
         safe_pickle.load(b"c\\q\n\\q\n.")
+
+
+def tuples_in_tuples(count):
+    """The opcodes of t = (t, t), again and again: 2**count empty tuples to whoever prints it."""
+    again = (b"q" + bytes([n]) + b"h" + bytes([n]) + b"\x86" for n in range(count))
+    return b"\x80\x02)" + b"".join(again)
+
+
+@pytest.mark.parametrize(
+    "pickled",
+    [
+        tuples_in_tuples(60) + b"X\x01\x00\x00\x00x\x93.",  # as a module's name
+        tuples_in_tuples(60) + b"Q.",  # as what lies outside
+        b"\x80\x02X\x01\x00\x00\x00m" + tuples_in_tuples(60)[2:] + b"\x93.",  # as a function's
+    ],
+)
+def test_what_is_small_to_write_and_endless_to_say(pickled):
+    with pytest.raises(ValueError, match=r"asks for|outside"):
+        safe_pickle.load(pickled)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "content"),
+    [
+        (
+            "_codecs.encode",
+            b"h\x01X\x06\x00\x00\x00latin1\x86",
+            b"X\x10\x27\x00\x00" + b"a" * 10_000,
+        ),
+        (
+            "collections.OrderedDict",
+            b"h\x01\x85",
+            b"}(" + b"".join(b"M" + n.to_bytes(2, "little") + b"K\x01" for n in range(2000)) + b"u",
+        ),
+    ],
+)
+def test_copies_without_end(name, arguments, content):
+    """20,000 copies of 10 KB or of 2,000 items, by a few bytes each."""
+    module, _, function = name.partition(".")
+    pickled = f"\x80\x02c{module}\n{function}\nq\x00".encode("latin-1") + content + b"q\x01"
+    pickled += (b"h\x00" + arguments + b"R") * 20_000 + b"."
+    functions = {"_codecs.encode": str.encode, "collections.OrderedDict": dict}
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="makes far more"):
+            safe_pickle.load(pickled, functions)
+        assert tracemalloc.get_traced_memory()[1] < 2**26
+    finally:
+        tracemalloc.stop()

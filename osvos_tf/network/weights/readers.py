@@ -190,11 +190,11 @@ class _PickledArray:
         _, shape, dtype, column_major, data = state
         if dtype.code.startswith("O"):
             if shape != ():
-                raise ValueError(f"an array of objects of shape {shape}")
+                raise ValueError(f"an array of objects of shape {safe_pickle.shown(shape)}")
             (self.value,) = data
             return
         if not re.fullmatch("[fiu][1248]", dtype.code):
-            raise ValueError(f"an array of type {dtype.code!r}")
+            raise ValueError(f"an array of type {safe_pickle.shown(dtype.code)}")
         dtype = np.dtype(dtype.code).newbyteorder(dtype.order)
         data = data.encode("latin-1") if isinstance(data, str) else data
         values = np.frombuffer(data, dtype)
