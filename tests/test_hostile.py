@@ -244,6 +244,22 @@ def test_manifests_that_lie(fake_records, tmp_path_factory, data):
             tfrecord.load_records(folder, skip_corrupt=skip_corrupt)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m["shards"].extend(m["shards"] * 1000), "names a shard twice"),
+        (lambda m: m["shards"][0].update(frames=10**30), "not a number up to"),
+    ],
+)
+def test_manifests_that_multiply(fake_records, tmp_path, change, message):
+    folder = shutil.copytree(fake_records, tmp_path / "records")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    change(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=message):
+        tfrecord.load_records(folder)
+
+
 @pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a\0b", "..", ""])
 def test_shards_elsewhere_are_not_read(fake_records, tmp_path, name):
     folder = shutil.copytree(fake_records, tmp_path / "records")

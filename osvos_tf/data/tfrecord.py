@@ -37,6 +37,7 @@ FEATURES = {
     "mask": tf.io.FixedLenFeature([], tf.string, default_value=b""),
 }
 STORED_VOID = 128
+_MOST_FRAMES = 2**40  # that a manifest may claim
 
 
 def read_manifest(records: str | os.PathLike[str], *, allow_cut: bool = False) -> dict[str, Any]:
@@ -81,8 +82,10 @@ def _check_counts(manifest: dict[str, Any]) -> None:
     """Raises ValueError unless the numbers of frames are possible and agree."""
     shards, counts = manifest["shards"], manifest["sequences"].values()
     frames = [shard["frames"] for shard in shards]
-    if not all(type(count) is int and count >= 0 for count in (*frames, *counts)):
-        raise ValueError("a number of frames is not a number")
+    if not all(type(count) is int and 0 <= count <= _MOST_FRAMES for count in (*frames, *counts)):
+        raise ValueError(f"a number of frames is not a number up to {_MOST_FRAMES}")
+    if len({str(shard["file"]) for shard in shards}) != len(shards):
+        raise ValueError("it names a shard twice")
     if sum(frames) != sum(counts):
         raise ValueError(f"{sum(frames)} frames in the shards, {sum(counts)} in the sequences")
 

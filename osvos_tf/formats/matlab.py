@@ -24,6 +24,8 @@ _CELL, _STRUCT = 1, 2  # classes of a matrix
 _ARRAYS = range(6, 16)  # numbers of all kinds; not: objects, text, sparse matrices, functions
 _COMPLEX = 0x800  # flag of a matrix
 _DEPTH = 8  # of cells in cells
+_MOST_AXES, _MOST_FIELDS, _MOST_MATRICES = 32, 1000, 100_000
+_NOTHING = np.zeros((0, 0))
 
 
 def read(
@@ -86,6 +88,7 @@ class _Reader:
 
     def __init__(self, content: bytes | memoryview, order: str) -> None:
         self.content, self.order, self.position = memoryview(content), order, 0
+        self.matrices = 0
 
     def matrix(self, depth: int = 0) -> tuple[str, np.ndarray | list[Any] | None]:
         """Returns (name, value) of the matrix that begins here; the value None for other kinds."""
@@ -93,11 +96,14 @@ class _Reader:
         if kind != _MATRIX or depth > _DEPTH:
             raise ValueError(f"wanted a matrix, found an element of type {kind} at depth {depth}")
         if length == 0:
-            return "", np.zeros((0, 0))
+            return "", _NOTHING
         end = self.position + length
         flags = int(self._array()[0])
-        shape = [int(side) for side in self._array()]
-        if len(shape) < 2 or min(shape) < 0:
+        sides = self._array()
+        if not 2 <= len(sides) <= _MOST_AXES:
+            raise ValueError(f"a matrix of {len(sides)} axes")
+        shape = [int(side) for side in sides]
+        if min(shape) < 0:
             raise ValueError(f"a matrix of the shape {shape}")
         name = self._array().tobytes().decode()
         value = self._value(flags & 0xFF, bool(flags & _COMPLEX), shape, depth)
@@ -119,6 +125,8 @@ class _Reader:
         if class_ == _STRUCT:
             width = int(self._array()[0])  # bytes of a field's name
             names = self._array().tobytes()
+            if width < 1 or len(names) > _MOST_FIELDS * width:
+                raise ValueError(f"a struct with {len(names)} bytes of names {width} long")
             fields = [
                 names[first : first + width].partition(b"\0")[0].decode()
                 for first in range(0, len(names), width)
@@ -134,6 +142,9 @@ class _Reader:
         left = (len(self.content) - self.position) // 8  # each takes 8 bytes at least
         if count > left:
             raise ValueError(f"a cell or struct of {count} values in {left * 8} bytes")
+        self.matrices += count
+        if self.matrices > _MOST_MATRICES:
+            raise ValueError(f"more than {_MOST_MATRICES} matrices, which is the limit")
         return [self.matrix(depth + 1)[1] for _ in range(count)]
 
     def _array(self) -> np.ndarray:

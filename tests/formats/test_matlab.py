@@ -132,6 +132,20 @@ def test_cells_in_cells_have_a_limit(tmp_path):
         matlab.read(write(tmp_path / "a.mat", value))
 
 
+def test_objects_are_counted_and_not_only_bytes(tmp_path):
+    nothing = struct.pack("<II", 14, 0)  # a matrix of eight bytes
+    cells = matrix(1, (200_000, 1), nothing * 200_000)
+    packed = zlib.compress(cells)
+    path = write(tmp_path / "a.mat", struct.pack("<II", 15, len(packed)) + packed)
+    with pytest.raises(ValueError, match="more than 100000 matrices"):
+        matlab.read(path)
+    names = element(5, struct.pack("<i", 1)) + element(1, b"a" * 5000)
+    with pytest.raises(ValueError, match="5000 bytes of names 1 long"):
+        matlab.read(write(tmp_path / "a.mat", matrix(2, (1, 1), names)))
+    with pytest.raises(ValueError, match="2000000 axes"):
+        matlab.read(write(tmp_path / "a.mat", matrix(6, (1,) * 2_000_000, element(9, bytes(8)))))
+
+
 @settings(deadline=None, max_examples=200)
 @given(data=st.data(), do_compression=st.booleans())
 def test_damaged_files(tmp_path_factory, data, do_compression):
