@@ -28,7 +28,7 @@ _NOTHING = {"PROTO", "FRAME", "STOP"}
 
 # Functions make new things of the same ones as often as a pickle says, in a few bytes each. What
 # they are given is charged, an element of text or of a container, against what the file holds.
-_COSTS = {str: 32, bytes: 32, tuple: 16, list: 16, dict: 16}
+_COSTS: dict[type, int] = {str: 32, bytes: 32, tuple: 16, list: 16, dict: 16}
 _PER_BYTE, _BESIDE = 64, 2**20
 _LONGEST = 200  # characters of a name in a message
 _USUAL_SIZE = 2**26  # of what has no length
@@ -137,7 +137,7 @@ class _Machine:
     def _reduce(self) -> None:
         function, arguments = self._pop(2)
         self.budget -= sum(
-            _COSTS.get(type(value), 0) * len(value) for value in arguments if type(value) in _COSTS
+            _COSTS[type(value)] * len(value) for value in arguments if type(value) in _COSTS
         )
         if self.budget < 0:
             raise ValueError("a pickle that makes far more of its content than it holds")

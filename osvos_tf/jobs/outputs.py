@@ -15,7 +15,7 @@ coco.json, cvat.xml      for annotation tools
 import contextlib
 import functools
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
@@ -23,11 +23,12 @@ import numpy as np
 from PIL import Image
 
 from osvos_tf import files
+from osvos_tf.errors import InputError
 from osvos_tf.formats import annotation_writer
 from osvos_tf.media import cutout, visualize
 from osvos_tf.media.frames import Frames
 from osvos_tf.media.images import write_png
-from osvos_tf.media.masks import read_labels, write_labels, write_mask, write_probability
+from osvos_tf.media.masks import check_png, read_labels, write_labels, write_mask, write_probability
 from osvos_tf.media.video_writer import PRORES_4444, VP9_ALPHA, Format, write_video
 
 if TYPE_CHECKING:
@@ -263,3 +264,27 @@ def opened(kinds: tuple[str, ...], place: Place) -> Iterator[Write]:
                 write_to_file(frame)
 
         yield write
+
+
+def check(
+    folder: pathlib.Path, kinds: tuple[str, ...], names: Iterable[str], size: Sequence[int]
+) -> None:
+    """Raises InputError unless what was made is there, and each picture is whole.
+
+    Args:
+        folder: of the results.
+        kinds: what was made.
+        names: of the frames.
+        size: (height, width) of the frames.
+    """
+    for kind in kinds:
+        if kind not in FOLDERS:
+            if not (folder / FILES[kind][0]).is_file():
+                raise InputError(f"{FILES[kind][0]} is missing")
+            continue
+        there, wanted = {path.stem for path in (folder / kind).glob("*.png")}, set(names)
+        if missing := sorted(wanted - there):
+            count = len(wanted) - len(missing)
+            raise InputError(f"{count} of {len(wanted)} {kind}, {missing[0]}.png is missing")
+        for name in wanted:
+            check_png(folder / kind / f"{name}.png", (size[0], size[1]))

@@ -22,7 +22,6 @@ from osvos_tf.errors import InputError
 from osvos_tf.jobs import additions, given_masks, identity, outputs, remarks
 from osvos_tf.jobs.outputs import MASKS
 from osvos_tf.media.frames import Frames, open_frames
-from osvos_tf.media.masks import check_png
 from osvos_tf.network.parents import PARENTS
 from osvos_tf.parallel import parallel_map
 from osvos_tf.places import link
@@ -163,11 +162,7 @@ class VideoJob:
         if not is_ours or len(record["size"]) != 2:
             return f"a damaged {results.RECORD}"
         try:
-            for kind in self.kinds:
-                if kind in outputs.FOLDERS:
-                    _check_pictures(pathlib.Path(self.out, kind), record)
-                elif not pathlib.Path(self.out, outputs.FILES[kind][0]).is_file():
-                    raise InputError(f"{outputs.FILES[kind][0]} is missing")
+            outputs.check(pathlib.Path(self.out), self.kinds, record["found"], record["size"])
         except InputError as error:
             return str(error)
         return None
@@ -390,15 +385,3 @@ def _as_flags(job: VideoJob) -> dict[str, Any]:
         **dataclasses.asdict(job.segment),
         "save": list(job.save),
     }
-
-
-def _check_pictures(folder: pathlib.Path, record: Mapping[str, Any]) -> None:
-    """Raises InputError unless there is one readable PNG for each frame."""
-    names = set(record["found"])
-    if missing := sorted(names - {path.stem for path in folder.glob("*.png")}):
-        raise InputError(
-            f"{len(names) - len(missing)} of {len(names)} {folder.name}, {missing[0]}.png is "
-            "missing"
-        )
-    for name in names:
-        check_png(folder / f"{name}.png", tuple(record["size"]))

@@ -1,6 +1,7 @@
 // The page: what the session says, shown; what a person does, sent.
 
 import { getBlob, getJson, listen, post, postBytes, put } from "./api.js";
+import { onKeys } from "./keys.js";
 import { decode, Labels } from "./labels.js";
 import { fillOffers, hint, objectRow, remarkRow, roundRow, wordsOf } from "./panel.js";
 import { Strip } from "./strip.js";
@@ -368,22 +369,10 @@ const KEYS = {
   "+": () => view.zoom(1.25, view.canvas.width / 2, view.canvas.height / 2),
   "-": () => view.zoom(0.8, view.canvas.width / 2, view.canvas.height / 2),
 };
-document.addEventListener("keydown", (event) => {
-  const typing = event.target.closest("input:not([type=range]), select, textarea");
-  if (!session.video || (typing && event.key !== "Escape")) return;
-  if (event.ctrlKey || event.metaKey) {
-    const key = event.key.toLowerCase();
-    if (key === "z") step(!event.shiftKey);
-    else if (key === "y") step(false);
-    else return;
-  } else if (/^[1-9]$/.test(event.key)) {
-    const chosen = session.objects[Number(event.key) - 1];
-    if (chosen) chooseObject(chosen.id);
-  } else if (event.target.closest("button, a") && (event.key === " " || event.key === "Enter")) {
-    return;
-  } else if (KEYS[event.key]) KEYS[event.key]();
-  else return;
-  event.preventDefault();
+onKeys(KEYS, {
+  isOpen: () => session.video !== null,
+  step,
+  chooseNth: (place) => session.objects[place] && chooseObject(session.objects[place].id),
 });
 
 for (const kind of ["dragover", "dragleave", "drop"]) {
