@@ -32,9 +32,18 @@ WORDS = {
 def offers(out: pathlib.Path) -> list[dict[str, Any]]:
     """Returns what there is to take home of finished results, and whether it is made already."""
     return [
-        {"what": what, "words": words, "there": place(out, what).exists()}
+        {"what": what, "words": words, "there": is_there(out, what)}
         for what, words in WORDS.items()
     ]
+
+
+def is_there(out: pathlib.Path, what: str) -> bool:
+    """Returns whether one of `WORDS` is made; a SavedModel: of this specialist."""
+    source = place(out, what)
+    if what != SAVED_MODEL:
+        return source.exists()
+    exports = [path.stat().st_mtime for path in source.glob("*/saved_model.pb")]
+    return bool(exports) and max(exports) >= (out / _NETWORK).stat().st_mtime
 
 
 def place(out: pathlib.Path, what: str) -> pathlib.Path:
@@ -65,7 +74,7 @@ def pack(out: pathlib.Path, what: str, folder: pathlib.Path) -> pathlib.Path:
     source = place(out, what)
     if results.read_record(out) is None:
         raise InputError("There are no results yet. Learn first.")
-    if not source.exists():
+    if not is_there(out, what):
         raise InputError(f"{WORDS[what]}: not made yet. Have it made first.")
     if source.is_file():
         return source

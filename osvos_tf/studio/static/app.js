@@ -108,12 +108,11 @@ function dress() {
   $("hint").textContent = hint(drawn, news, results, busy);
   progress(job);
   undoButtons();
-  if (wanted && !busy) {
-    if (job.state === "done") download(wanted);
-    wanted = null;
-  }
+  if (wanted && isThere(wanted)) download(wanted);
+  if (wanted && (isThere(wanted) || ["failed", "cancelled"].includes(job.state))) wanted = null;
 }
 
+const isThere = (what) => session.offers.some((offer) => offer.what === what && offer.there);
 const rename = (id, name) => attempt(() => post("objects", { id, name }));
 const goBack = (round) => attempt(() => post("back", { round }));
 
@@ -167,7 +166,7 @@ async function go(frame, width = 0) {
     const same = known?.ids.every((id, index) => id === labels.ids[index]);
     if (frame !== number) {
       tools.drop();
-      if (isLearning()) post("look", { frame });
+      if (isLearning()) attempt(() => post("look", { frame }));
     }
     desk.labels = same ? known : labels;
     if (!same) histories.delete(frame);
@@ -270,11 +269,12 @@ function download(what) {
 // What was not made with the results is made first; `dress` downloads it then.
 function takeHome() {
   const what = $("what").value;
-  if (session.offers.find((offer) => offer.what === what).there) download(what);
-  else {
-    wanted = what;
-    attempt(() => post("make", { what }));
-  }
+  if (isThere(what)) download(what);
+  else
+    attempt(async () => {
+      await post("make", { what });
+      wanted = what;
+    });
 }
 
 function chooseTool(name) {
