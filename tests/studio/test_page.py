@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import pathlib
 import re
 import shutil
 import signal
@@ -18,6 +19,7 @@ from PIL import Image
 
 import osvos_tf
 from osvos_tf.data import painted_world
+from osvos_tf.media.video_writer import write_video
 from support.world import REPOSITORY
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -58,7 +60,8 @@ class Server:
 
     def __init__(self, folder, *flags):
         command = [sys.executable, "-m", "pipelines.studio", "--nobrowser", *flags]
-        command += [f"--frames={folder / 'parrot'}"]
+        if not any(flag.startswith("--frames=") for flag in flags):
+            command += [f"--frames={folder / 'parrot'}"]
         if not any(flag.startswith("--out=") for flag in flags):
             command += [f"--out={folder / 'results' / 'parrot'}"]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY)
@@ -409,3 +412,35 @@ def test_a_full_disk(page, serve, world, small_disk):
     page.mouse.click(*at(page, world, 70, 70))
     page.wait_for_timeout(300)
     assert server.session()["drawn"] == [0, 1]
+
+
+def test_a_long_video_weighs_no_more(page, serve, folder, world):
+    """Over 2,000 frames: the page's nodes and heap, and the server's memory."""
+    frames = world[0]
+    clip = folder / "long.mp4"
+    with write_video(clip, frames.shape[1:3]) as video:
+        for number in range(2000):
+            video.write(frames[number % COUNT])
+    server = serve(f"--frames={clip}")
+    opened(page, server)
+    measure = page.context.new_cdp_session(page)
+    measure.send("Performance.enable")
+
+    def weigh():
+        measure.send("HeapProfiler.collectGarbage")
+        found = {
+            one["name"]: one["value"] for one in measure.send("Performance.getMetrics")["metrics"]
+        }
+        status = pathlib.Path(f"/proc/{server.process.pid}/status").read_text()
+        return found["Nodes"], found["JSHeapUsedSize"], int(re.search(r"VmRSS:\s+(\d+)", status)[1])
+
+    def jump(count):
+        for number in range(count):
+            go(page, (number * 617 + 1) % 2000)
+
+    jump(15)
+    nodes, heap, memory = weigh()
+    jump(30)
+    later = weigh()
+    assert later[0] < 1.5 * nodes and later[1] < 1.5 * heap + 2**20
+    assert later[2] < memory + 50_000  # KiB: decoded frames that FFmpeg and the system keep
