@@ -256,6 +256,22 @@ def test_half_size_storage(network, tmp_path):
         np.testing.assert_array_equal(found, weights.astype(np.float16))
 
 
+def test_quarter_size_storage(network, tmp_path):
+    """Four significant bits: within a sixteenth, and nothing but kernels is rounded so."""
+    save_model(network, tmp_path / "whole.keras")
+    save_model(network, tmp_path / "packed.keras", storage="packed")
+    sizes = [(tmp_path / name).stat().st_size for name in ("packed.keras", "whole.keras")]
+    assert sizes[0] < 0.5 * sizes[1]  # a small network is mostly what is not weights
+    loaded = load_model(tmp_path / "packed.keras")
+    for before, after in zip(network.get_weights(), loaded.get_weights(), strict=True):
+        near = 2**-4 if before.ndim > 1 else 2**-10
+        np.testing.assert_allclose(after, before, rtol=near, atol=2**-18)
+        half = np.float16(after)
+        assert (half == after).all()
+        if before.ndim > 1:
+            assert not (half.view(np.uint16) & 0b1111111).any()
+
+
 def test_with_precision_keeps_weights_and_closes_in(network):
     images = frames(33, 48)
     exact = network(images)
