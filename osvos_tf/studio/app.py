@@ -322,6 +322,7 @@ class Studio:
         return done()
 
     async def _start(self, desk: Desk, job: VideoJob, frame: int) -> None:
+        await asyncio.to_thread(desk.forget_looks)  # of an earlier task
         details = {"job": job.as_json(), "looks": str(desk.looks), "frame": frame}
         await asyncio.to_thread(self._learner.start, "learn", details)
 

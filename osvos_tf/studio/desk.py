@@ -251,6 +251,10 @@ class Desk:
         """Takes all drawn masks back; the results have those that they were learned from."""
         shutil.rmtree(self.place / MASKS, ignore_errors=True)
 
+    def forget_looks(self) -> None:
+        """Removes what was seen while an object was learned."""
+        shutil.rmtree(self.looks, ignore_errors=True)
+
     def _ids(self, number: int) -> set[int]:
         labels, _ = self.mask(number)
         return set() if labels is None else set(ids_in(labels))

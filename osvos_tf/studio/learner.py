@@ -177,7 +177,6 @@ class _Looker:
         self._frames, self._folder = open_frames(path), folder
         self._names = list(self._frames.names)
         self._last = (-1, 0)  # frame, updates
-        shutil.rmtree(folder, ignore_errors=True)  # of a killed process
 
     def __call__(self, progress: Progress) -> bool:
         """Returns whether there is something new to see."""
