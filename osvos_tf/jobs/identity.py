@@ -10,7 +10,7 @@ from osvos_tf.media.images import IMAGE_SUFFIXES
 
 _FIRST_BYTES = 2**20  # of a video, by which it is told from others
 # As `segmentation.specialist` says, which needs TensorFlow.
-_NETWORK, _RECORD = "specialist.keras", "specialist.json"
+NETWORK, _RECORD = "specialist.keras", "specialist.json"
 
 
 def of_file(path: str | os.PathLike[str]) -> str:
@@ -20,7 +20,7 @@ def of_file(path: str | os.PathLike[str]) -> str:
 
 def of_specialist(path: str) -> str:
     """Returns the checksum of a specialist's network."""
-    network = pathlib.Path(path, _NETWORK)
+    network = pathlib.Path(path, NETWORK)
     return of_file(network if network.is_file() else path)
 
 

@@ -140,10 +140,11 @@ class VideoJob:
     def addable(self) -> tuple[str, ...]:
         """Returns what whole results in `out` lack, if it can be made of their masks."""
         there = additions.kinds_there(self.out, self.work())
-        if there is None or dataclasses.replace(self, save=there).find_fault() is not None:
+        lacking = tuple(kind for kind in self.kinds if there is not None and kind not in there)
+        if there is None or not lacking or set(lacking) & additions.NOT_OF_MASKS:
             return ()
-        lacking = tuple(kind for kind in self.kinds if kind not in there)
-        return () if set(lacking) & additions.NOT_OF_MASKS else lacking
+        # All pictures are read for that, so it comes last.
+        return () if dataclasses.replace(self, save=there).find_fault() is not None else lacking
 
     def find_fault(self) -> str | None:
         """Returns why `out` does not hold this job's complete results; None if it does.

@@ -34,8 +34,10 @@ _SPARE_THREADS = 8  # for requests that take no place in the queue
 
 
 @contextlib.contextmanager
-def running(service: Service, host: str, port: int) -> Iterator[None]:
-    """Runs the gRPC interface."""
+def running(
+    service: Service, host: str, port: int, secure: grpc.ServerCredentials | None
+) -> Iterator[None]:
+    """Runs the gRPC interface; `secure`: of `credentials`."""
     threads = service.queue.places + _SPARE_THREADS
     options = {
         "grpc.so_reuseport": 0,
@@ -61,7 +63,6 @@ def running(service: Service, host: str, port: int) -> Iterator[None]:
     health = HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    secure = credentials(service.ways.ssl_config)
     if secure is None:
         server.add_insecure_port(address)
     else:

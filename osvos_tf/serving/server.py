@@ -54,7 +54,7 @@ class ModelServer:
     def __enter__(self) -> "ModelServer":
         """Loads the models, then listens."""
         limits = self._limits
-        grpc_front.credentials(self._ways.ssl_config)  # a fault is told before models are loaded
+        secure = grpc_front.credentials(self._ways.ssl_config)  # before models are loaded
         with contextlib.ExitStack() as stack:
             rest_socket = stack.enter_context(_listen(self.host, self.rest_port))
             grpc_socket = stack.enter_context(_listen(self.host, self.grpc_port))
@@ -65,7 +65,7 @@ class ModelServer:
             queue = stack.enter_context(WorkQueue(limits.queue, limits.workers))
             service = Service(self.models, queue, limits, self._ways)
             grpc_socket.close()  # it held the port while the models were loading
-            stack.enter_context(grpc_front.running(service, self.host, self.grpc_port))
+            stack.enter_context(grpc_front.running(service, self.host, self.grpc_port, secure))
             stack.enter_context(rest_front.running(service, rest_socket))
             self._running = stack.pop_all()
         return self

@@ -298,10 +298,12 @@ def _count_pixels(name: str, array: np.ndarray, height: int) -> float:
         RequestError: INVALID_ARGUMENT, an image is none, or a strip.
     """
     if name == _IMAGES:
-        sizes = [_encoded_size(index, item) for index, item in enumerate(array.flat)]
-    else:
-        sizes = [array.shape[1:3]] * array.shape[0] if array.ndim == 4 else []
-    return sum(_computed_pixels(*size, height) for size in sizes)
+        sizes = (_encoded_size(index, item) for index, item in enumerate(array.flat))
+        return sum(_computed_pixels(*size, height) for size in sizes)
+    if array.ndim != 4 or not array.shape[0]:
+        return 0
+    count, rows, columns, _ = array.shape
+    return count * _computed_pixels(rows, columns, height)
 
 
 def _computed_pixels(height: int, width: int, seen: int) -> float:

@@ -65,9 +65,10 @@ class Learner:
         with self._lock:
             if self._process is not None:
                 raise InputError("It is at work already. Cancel that first.")
-            spare, self._spare = self._spare, None
-            is_ready = spare is not None and spare.poll() is None
-            self._process = process = spare if spare is not None and is_ready else _start()
+            process, self._spare = self._spare, None
+            if process is None or process.poll() is not None:
+                process = _start()
+            self._process = process
         self._say({"state": "starting"})
         order = {"task": task, "details": details}
         threading.Thread(target=self._follow, args=(process, order), daemon=True).start()
@@ -141,12 +142,24 @@ def _start() -> "subprocess.Popen[str]":
 Say = Callable[[dict[str, Any]], None]
 
 
-class _Reporter:
-    """Says how far a task has come, and how often it has looked; see `Learner.state`."""
+class _Page:
+    """The page at the other end: hears how far a task has come, and says which frame it shows.
+
+    Attributes:
+        frame: number of the frame; None before it has said so.
+        looks: as in `Learner.state`.
+    """
 
     def __init__(self, say: Say) -> None:
+        self.frame: int | None = None
         self.looks = 0
         self._say, self._last = say, 0.0
+
+    def listen(self) -> None:
+        """Takes frames' numbers in; ends the process when the server is gone."""
+        for line in sys.stdin:
+            self.frame = int(line)
+        os._exit(0)
 
     def __call__(self, progress: Progress, *, at_once: bool = False) -> None:
         now = time.monotonic()
@@ -169,18 +182,16 @@ class _Looker:
     Args:
         path: of the video.
         folder: where label maps go.
-        frame: number of the frame.
     """
 
-    def __init__(self, path: str, folder: pathlib.Path, frame: int) -> None:
-        self.frame = frame
+    def __init__(self, path: str, folder: pathlib.Path) -> None:
         self._frames, self._folder = open_frames(path), folder
         self._names = list(self._frames.names)
         self._last = (-1, 0)  # frame, updates
 
-    def __call__(self, progress: Progress) -> bool:
-        """Returns whether there is something new to see."""
-        frame, (before, updates) = self.frame, self._last
+    def __call__(self, progress: Progress, frame: int) -> bool:
+        """Looks at a frame if it is time; returns whether there is something new to see."""
+        before, updates = self._last
         if progress.look is None:
             shutil.rmtree(self._folder, ignore_errors=True)  # real masks come now
             return False
@@ -193,28 +204,25 @@ class _Looker:
         return True
 
 
-def _learn(report: _Reporter, job: dict[str, Any], looks: str, frame: int) -> None:
+def _learn(page: _Page, job: dict[str, Any], looks: str, frame: int) -> None:
     wanted = VideoJob.from_json(job)
-    looker = _Looker(wanted.frames, pathlib.Path(looks), frame)
-    threading.Thread(target=_listen, args=(looker,), daemon=True).start()
+    looker = _Looker(wanted.frames, pathlib.Path(looks))
 
     def on_progress(progress: Progress) -> None:
-        is_new = looker(progress)
-        report.looks += is_new
-        report(progress, at_once=is_new)
+        is_new = looker(progress, frame if page.frame is None else page.frame)
+        page.looks += is_new
+        page(progress, at_once=is_new)
 
     video_job.run(wanted, on_progress=on_progress)
 
 
-def _add(report: _Reporter, path: str, out: str, kinds: list[str]) -> None:
-    threading.Thread(target=_listen, daemon=True).start()
-    additions.add(pathlib.Path(out), open_frames(path), kinds, report)
+def _add(page: _Page, path: str, out: str, kinds: list[str]) -> None:
+    additions.add(pathlib.Path(out), open_frames(path), kinds, page)
 
 
-def _export(report: _Reporter, out: str, to: str) -> None:
+def _export(page: _Page, out: str, to: str) -> None:
     from osvos_tf.segmentation import specialist
 
-    threading.Thread(target=_listen, daemon=True).start()
     specialist.load(out).export(to)
 
 
@@ -234,8 +242,10 @@ def main() -> None:
     order = json.loads(sys.stdin.readline() or "null")
     if order is None:  # the server is gone
         return
+    page = _Page(say)
+    threading.Thread(target=page.listen, daemon=True).start()
     try:
-        TASKS[order["task"]](_Reporter(say), **order["details"])
+        TASKS[order["task"]](page, **order["details"])
         say({"state": "done"})
     except (InputError, FloatingPointError) as error:
         say({"state": "failed", "error": str(error)})
@@ -244,11 +254,3 @@ def main() -> None:
     except Exception as error:
         traceback.print_exc()
         say({"state": "failed", "error": f"{type(error).__name__}: {error}"})
-
-
-def _listen(looker: _Looker | None = None) -> None:
-    """Takes frames' numbers in; ends the process when the server is gone."""
-    for line in sys.stdin:
-        if looker is not None:
-            looker.frame = int(line)
-    os._exit(0)

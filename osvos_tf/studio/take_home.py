@@ -7,10 +7,10 @@ from typing import Any
 from osvos_tf import results
 from osvos_tf.errors import InputError
 from osvos_tf.jobs import additions, outputs
+from osvos_tf.jobs.identity import NETWORK
 from osvos_tf.jobs.video_job import ROUNDS
 
 ALL, SPECIALIST, SAVED_MODEL = "all", "specialist", "saved_model"
-_NETWORK = "specialist.keras"
 _MODELS = "saved_models"  # in the results: a model store, as `export_saved_model` makes them
 WORDS = {
     ALL: "All results, as a ZIP",
@@ -43,7 +43,7 @@ def is_there(out: pathlib.Path, what: str) -> bool:
     if what != SAVED_MODEL:
         return source.exists()
     exports = [path.stat().st_mtime for path in source.glob("*/saved_model.pb")]
-    return bool(exports) and max(exports) >= (out / _NETWORK).stat().st_mtime
+    return bool(exports) and max(exports) >= (out / NETWORK).stat().st_mtime
 
 
 def place(out: pathlib.Path, what: str) -> pathlib.Path:
@@ -56,7 +56,7 @@ def place(out: pathlib.Path, what: str) -> pathlib.Path:
         raise InputError(f"Wanted one of {', '.join(WORDS)}. Got {what!r}.")
     if what in outputs.FILES:
         return out / outputs.FILES[what][0]
-    other = {ALL: ".", SPECIALIST: _NETWORK, SAVED_MODEL: f"{_MODELS}/{out.name}"}
+    other = {ALL: ".", SPECIALIST: NETWORK, SAVED_MODEL: f"{_MODELS}/{out.name}"}
     return out / other.get(what, what)
 
 
