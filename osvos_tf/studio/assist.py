@@ -5,7 +5,7 @@ import numpy as np
 
 from osvos_tf.errors import InputError
 
-_SIDE = 400  # pixels of the longer side at which it is computed: under a second
+_SIDE = 240  # pixels of the longer side at which it is computed: under a second
 _ROUNDS = 4
 _MARGIN = 0.25  # of the box, around it: the background that is looked at
 
