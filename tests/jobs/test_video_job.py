@@ -77,7 +77,10 @@ def content(folder):
 
 
 def decoded(video):
-    """A video's frames: two encodings of the same pictures need not have the same bytes."""
+    """A video's frames. Files of the same pictures have differed in length by 8 bytes.
+
+    Why is not known: 300 encodings side by side had the same bytes.
+    """
     with av.open(io.BytesIO(video)) as source:
         return np.stack([np.float32(frame.to_ndarray(format="rgb24")) for frame in source.decode()])
 
@@ -182,7 +185,8 @@ def test_damaged_results_are_made_again_by_the_specialist_that_lies_there(
     assert found.keys() == before.keys()
     for name in before.keys() - {"run.json", "overlay.mp4"}:
         assert found[name] == before[name]
-    assert np.abs(decoded(found["overlay.mp4"]) - decoded(before["overlay.mp4"])).mean() < 1
+    apart = np.abs(decoded(found["overlay.mp4"]) - decoded(before["overlay.mp4"]))
+    assert apart.mean(axis=(1, 2, 3)).max() < 1
     assert job.find_fault() is None
 
 
